@@ -1,0 +1,1 @@
+../../src/onnxplain/__init__.py

@@ -1,0 +1,1 @@
+../../src/onnxplain/__main__.py

@@ -1,0 +1,72 @@
+"""What an emitted file says about itself: metadata_props `onnxplain.*`, each value one JSON text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import onnx
+
+from .errors import ModelError
+
+PREFIX = "onnxplain."
+
+
+@dataclass(frozen=True)
+class Card:
+    """version: of onnxplain. target: what is explained and how it is chosen. rules: node -> rule. lanes: what
+    the batch axis carries. source: sha256, opset and producer of the model. approximations: choices that a
+    paper does not settle, nodes where a method falls back on the plain derivative, a batch that stays fixed."""
+
+    version: str
+    method: str
+    options: Mapping[str, Any]
+    target: Mapping[str, Any]
+    rules: Mapping[str, str]
+    lanes: tuple[str, ...]
+    source: Mapping[str, Any]
+    approximations: tuple[str, ...] = ()
+    citation: str = ""
+    preprocessing: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+    certificate: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def stamp(self, model: onnx.ModelProto) -> None:
+        """Write the card into the model; the source's own metadata stays, an older card goes."""
+        kept = [entry for entry in model.metadata_props if not entry.key.startswith(PREFIX)]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "extra" and value is not None:
+                entry = model.metadata_props.add()
+                entry.key = PREFIX + item.name
+                entry.value = json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def read_card(model: onnx.ModelProto) -> Card:
+    """The card of an emitted file. ModelError when the file has none or it cannot be read."""
+    raw = {
+        entry.key.removeprefix(PREFIX): entry.value
+        for entry in model.metadata_props
+        if entry.key.startswith(PREFIX)
+    }
+    return card_from(raw)
+
+
+def card_from(raw: Mapping[str, str]) -> Card:
+    """A card from its JSON texts (keys without the prefix)."""
+    if "method" not in raw:
+        raise ModelError("this file carries no explanation; make one with `onnxplain compile`")
+    known = {item.name for item in fields(Card)} - {"extra"}
+    try:
+        values = {key: json.loads(text) for key, text in raw.items() if key in known}
+        for key in ("lanes", "approximations", "labels"):
+            if values.get(key) is not None:
+                values[key] = tuple(values[key])
+        return Card(**values)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"the explanation's metadata is damaged: {error}; compile it again") from error

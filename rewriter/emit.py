@@ -1,0 +1,194 @@
+"""Add nodes to the explanation: an operator is called by its ONNX name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import helper
+
+from .graph import Graph, Node, Value
+
+PRIVATE = "onnxplain"
+"""Domain of the semantic primitives; `passes.lower` turns every one of them into standard operators."""
+
+_BOOLEAN = frozenset({"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not"})
+_INTEGER = frozenset({"Shape", "ArgMax", "ArgMin", "Size", "NonZero"})
+
+
+class Emit:
+    """Builds the emitted part of an explanation graph: `g.Mul(a, b)`, `g.Conv(x, w, strides=[2, 2])`.
+
+    Numbers and arrays among the operands become constants, shared by value; a bare number takes the type of
+    the operands around it. Nodes are named `bwd/conv1/Mul_3` after the forward node they belong to.
+    """
+
+    def __init__(self, graph: Graph, scope: str = "bwd") -> None:
+        while any(name.startswith(f"{scope}/") for name in graph.values):
+            scope += "_"
+        self.graph, self.scope = graph, scope
+        self.nodes: list[Node] = []
+        self.notes: list[str] = list(graph.draft.notes)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._at = ""
+        self._count = 0
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if not op[:1].isupper():
+            raise AttributeError(op)
+        return lambda *inputs, **attrs: self.op(op, *inputs, **attrs)
+
+    def op(self, op: str, *inputs: Any, outputs: int = 1, domain: str = "", **attrs: Any) -> Any:
+        """Add a node and return its output, or the tuple of its outputs. None stands for an omitted input."""
+        dtype = next(
+            (x.dtype for x in inputs if isinstance(x, gs.Tensor) and _is_float(x.dtype)),
+            next((x.dtype for x in inputs if isinstance(x, gs.Tensor)), np.dtype(np.float32)),
+        )
+        values = [self._operand(x, dtype) for x in inputs]
+        path = "/".join(part for part in (self.scope, self._at, f"{op}_{self._count}") if part)
+        self._count += 1
+        made = tuple(
+            gs.Variable(path if i == 0 else f"{path}:{i}", dtype=_result(op, dtype, attrs, values, i))
+            for i in range(outputs)
+        )
+        kept = {key: value for key, value in attrs.items() if value is not None}
+        self.nodes.append(gs.Node(op, path, kept, values, list(made), domain=domain))
+        return made[0] if outputs == 1 else made
+
+    def primitive(self, op: str, *inputs: Any, **attrs: Any) -> Value:
+        """Add a semantic primitive: what is meant, for the lowering to spell."""
+        value: Value = self.op(op, *inputs, domain=PRIVATE, **attrs)
+        return value
+
+    def ints(self, *values: int) -> Value:
+        """A 1-D int64 constant."""
+        return self.constant(np.asarray(values, np.int64))
+
+    def scalar(self, value: int) -> Value:
+        return self.constant(np.asarray(value, np.int64))
+
+    def number(self, value: Value | float, like: Value) -> Value:
+        """A scalar constant in the floating-point type of `like`; a value as it is."""
+        if isinstance(value, gs.Tensor):
+            return value
+        return self.constant(np.asarray(value, like.dtype or np.float32))
+
+    def zeros(self, like: Value, *shape: Value) -> Value:
+        """Zeros of the floating-point type of `like`; shape: 1-D int64 pieces, in order."""
+        value: Value = self.Expand(self.number(0.0, like), self.join(*shape))
+        return value
+
+    def join(self, *parts: Value) -> Value:
+        """1-D pieces end to end."""
+        value: Value = parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
+        return value
+
+    def rows(self, v: Value) -> Value:
+        """Number of rows of v, as a 1-D int64 tensor of one element."""
+        value: Value = self.Shape(v, start=0, end=1)
+        return value
+
+    def constant(self, array: np.ndarray) -> Value:
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = gs.Constant(f"{self.scope}/const_{len(self._constants)}", array)
+        return self._constants[key]
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[None]:
+        """Name what is emitted inside after a forward node."""
+        before, self._at = self._at, name
+        try:
+            yield
+        finally:
+            self._at = before
+
+    def note(self, text: str) -> None:
+        """Record an approximation or a choice; it ends up in the emitted file's metadata."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def cast(self, x: Value, like: Value) -> Value:
+        """x in the floating-point type of `like`."""
+        value: Value = self.Cast(x, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(like.dtype))))
+        return value
+
+    def rest(self, x: Value) -> Value:
+        """Sizes of every axis of x but the first, as a 1-D int64 tensor; a constant where they are static."""
+        tail = tail_of(x)
+        value: Value = self.ints(*tail) if tail is not None else self.Shape(x, start=1)
+        return value
+
+    def shaped(self, ct: Value, x: Value) -> Value:
+        """ct reshaped to x, whatever its number of rows."""
+        tail = tail_of(x)
+        shape = (
+            self.ints(-1, *tail)
+            if tail is not None
+            else self.Concat(self.ints(-1), self.Shape(x, start=1), axis=0)
+        )
+        value: Value = self.Reshape(ct, shape)
+        return value
+
+    def spread(self, ct: Value, x: Value) -> Value:
+        """ct broadcast to x, whatever its number of rows."""
+        tail = tail_of(x)
+        shape = (
+            self.ints(1, *tail)
+            if tail is not None
+            else self.Concat(self.ints(1), self.Shape(x, start=1), axis=0)
+        )
+        value: Value = self.Expand(ct, shape)
+        return value
+
+    def size(self, x: Value, axis: int) -> Value:
+        """Size of one axis, as a 1-D int64 tensor of one element."""
+        dim = None if x.shape is None else x.shape[axis]
+        if isinstance(dim, int):
+            return self.ints(dim)
+        rank = len(x.shape) if x.shape is not None else 0
+        axis = axis % rank if rank else axis
+        value: Value = self.Shape(x, start=axis, end=axis + 1)
+        return value
+
+    def total(self, values: Sequence[Value]) -> Value:
+        value = values[0]
+        for other in values[1:]:
+            value = self.Add(value, other)
+        return value
+
+    def _operand(self, x: Any, dtype: np.dtype) -> Value:
+        if isinstance(x, gs.Tensor):
+            return x
+        if x is None:
+            return gs.Variable.empty()
+        array = np.asarray(x, dtype=dtype if isinstance(x, (int, float)) else None)
+        return self.constant(array)
+
+
+def _is_float(dtype: Any) -> bool:
+    return dtype is not None and np.dtype(dtype).kind == "f"
+
+
+def _result(op: str, dtype: np.dtype, attrs: dict[str, Any], values: list[Value], port: int) -> np.dtype:
+    if op in _BOOLEAN:
+        return np.dtype(bool)
+    if op in _INTEGER or (op in ("MaxPool", "TopK") and port == 1):
+        return np.dtype(np.int64)
+    if op == "Cast":
+        return np.dtype(helper.tensor_dtype_to_np_dtype(attrs["to"]))
+    if op in ("Gather", "GatherElements", "Reshape", "Slice", "Expand", "Squeeze", "Unsqueeze") and values:
+        return np.dtype(values[0].dtype or dtype)
+    if op in ("Where", "OneHot") and len(values) > 1:
+        return np.dtype(values[-1].dtype or dtype)
+    return np.dtype(dtype)
+
+
+def tail_of(x: Value) -> tuple[int, ...] | None:
+    """Static sizes of every axis but the first, or None."""
+    if x.shape is None or not all(isinstance(dim, int) for dim in x.shape[1:]):
+        return None
+    return tuple(int(dim) for dim in x.shape[1:])

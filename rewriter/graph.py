@@ -1,0 +1,142 @@
+"""The prepared forward model as linked objects: what rules look at and what the explanation is added to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
+
+from .draft import Dim, Draft, captured, draft
+from .errors import ModelError
+from .passes.batch import free_batch
+from .passes.canonical import drop_identities, explicit_windows
+from .passes.constants import drop_unread, fold
+from .passes.functions import inline
+from .passes.opset import lift
+from .passes.shapes import TensorType, fix_inputs, infer
+
+Value: TypeAlias = gs.Tensor
+Node: TypeAlias = gs.Node
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A forward model in the compiler's form: opset >= 18, no functions, constants folded, windows explicit.
+
+    `nodes` are in topological order. Values are graphsurgeon tensors whose `dtype` and `shape` are filled
+    where known (a dim is an int, a symbol, or None; `shape` is None when the rank is unknown).
+    """
+
+    draft: Draft
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nodes: tuple[Node, ...]
+    values: Mapping[str, Value]
+    hidden: Mapping[str, frozenset[str]]
+    """Node name -> outer tensors its subgraphs read."""
+
+    def constant(self, value: Value | None) -> np.ndarray | None:
+        """The array behind a parameter, or None when it is not known at compile time."""
+        if value is None:
+            return None
+        if isinstance(value, gs.Constant):
+            return np.asarray(value.values)
+        tensor = self.draft.weights.get(value.name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    @property
+    def opset(self) -> int:
+        return self.draft.opset
+
+
+def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None = None) -> Graph:
+    """Run the passes and link the graph. Raises ModelError (malformed, opset) and OptionError (shapes)."""
+    work = draft(model)
+    _check(work)
+    inline(work)
+    lift(work)
+    if shapes:
+        fix_inputs(work, dict(shapes))
+    fold(work)
+    drop_identities(work)
+    drop_unread(work)
+    free_batch(work)
+    _name_nodes(work)
+    types = infer(work)
+    explicit_windows(work, types)
+    del work.graph.value_info[:]
+    return link(work, types)
+
+
+def _check(work: Draft) -> None:
+    """Form, not cost: names, types, attributes, topological order."""
+    try:
+        onnx.checker.check_model(work.closed())
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"the model is malformed: {' '.join(str(error).split())[:300]}") from error
+
+
+def _name_nodes(work: Draft) -> None:
+    """Unnamed nodes, and nodes that share a name, get one by operator and position, so that a message can
+    point at them."""
+    seen: set[str] = set()
+    for i, node in enumerate(work.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.name or node.op_type}_{i}"
+        seen.add(node.name)
+
+
+def link(work: Draft, types: Mapping[str, TensorType]) -> Graph:
+    net = gs.import_onnx(work.closed())
+    values: dict[str, Value] = net.tensors()
+    for name, value in values.items():
+        known = types.get(name)
+        if known is not None and isinstance(value, gs.Variable):
+            value.dtype = known.dtype
+            value.shape = None if known.shape is None else list(known.shape)
+    return Graph(
+        draft=work,
+        inputs=tuple(values[value.name] for value in work.graph.input),
+        outputs=tuple(values[value.name] for value in work.graph.output),
+        nodes=tuple(net.nodes),
+        values=values,
+        hidden={node.name: frozenset(captured(node)) for node in work.graph.node if _nested(node)},
+    )
+
+
+def _nested(node: onnx.NodeProto) -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+
+
+def proto(node: Node) -> onnx.NodeProto:
+    """A NodeProto of an emitted node; its attributes are plain numbers, strings and lists."""
+    made = helper.make_node(
+        node.op, [x.name for x in node.inputs], [y.name for y in node.outputs], node.name, domain=node.domain
+    )
+    made.attribute.extend(helper.make_attribute(key, value) for key, value in node.attrs.items())
+    return made
+
+
+def assemble(graph: Graph, nodes: Iterable[Node], outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The forward model with emitted nodes, their constants and extra outputs added; weights come last, once."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.draft.model)
+    constants: dict[str, np.ndarray] = {}
+    for node in nodes:
+        model.graph.node.append(proto(node))
+        for x in node.inputs:
+            if isinstance(x, gs.Constant) and x.name not in graph.values:
+                constants[x.name] = np.asarray(x.values)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    model.graph.output.extend(outputs)
+    return model
+
+
+def with_weights(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:
+    model.graph.initializer.extend(graph.draft.weights.values())
+    return model

@@ -1,0 +1,53 @@
+"""Linear maps: what a rule puts in place of a node. `push` is the map, `pull` its transpose."""
+
+from .algebra import Adjoint, Broadcast, Chain, Gated, Keep, Linear, Local, Scale, Sum
+from .axes import (
+    Along,
+    Frame,
+    Mean,
+    Neighbours,
+    Permute,
+    Reduced,
+    Repeated,
+    Segment,
+    Shaped,
+    Take,
+    TakeElements,
+    TakeND,
+    Total,
+)
+from .weighted import Average, Blocks, Convolve, Deconvolve, Dense, LeftTimes, RightTimes, Running, Winner
+
+__all__ = [
+    "Adjoint",
+    "Along",
+    "Average",
+    "Blocks",
+    "Broadcast",
+    "Chain",
+    "Convolve",
+    "Deconvolve",
+    "Dense",
+    "Frame",
+    "Gated",
+    "Keep",
+    "LeftTimes",
+    "Linear",
+    "Local",
+    "Mean",
+    "Neighbours",
+    "Permute",
+    "Reduced",
+    "Repeated",
+    "RightTimes",
+    "Running",
+    "Scale",
+    "Segment",
+    "Shaped",
+    "Sum",
+    "Take",
+    "TakeElements",
+    "TakeND",
+    "Total",
+    "Winner",
+]

@@ -1,0 +1,125 @@
+"""Free the batch axis: a model exported for one picture takes any number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..draft import Dim, Draft, attributes, reachable, set_attribute
+from ..errors import ModelError
+from .shapes import TensorType, infer, set_shape, tensor_type
+
+BATCH = "N"
+
+
+def free_batch(draft: Draft) -> None:
+    """Replace a leading 1 of the inputs, and the 1s that Reshape and Resize repeat, by a symbol.
+
+    A proof by shape inference with two samples decides: unless every output then starts with 2, nothing is
+    changed and a note says that the file keeps its batch of one.
+    """
+    fixed = [value for value in draft.graph.input if _leading(value) == 1]
+    if not fixed or any(_symbolic(value) for value in draft.graph.input):
+        return
+    before = infer(draft)
+    trial = Draft(_copy(draft.model), dict(draft.weights), draft.notes)
+    _patch(trial, before, {value.name for value in fixed})
+    blocker = _blocker(trial, {value.name for value in fixed}, before)
+    if blocker:
+        draft.notes.append(f"the batch stays fixed at 1: {blocker}")
+        return
+    _set_batch(trial, {value.name for value in fixed}, BATCH)
+    draft.model = trial.model
+    types = infer(draft)
+    for value in draft.graph.output:
+        shape = types[value.name].shape
+        if shape is not None:
+            set_shape(value, shape)
+
+
+def _leading(value: onnx.ValueInfoProto) -> Dim:
+    shape = tensor_type(value).shape
+    return shape[0] if shape and len(shape) > 1 else None
+
+
+def _symbolic(value: onnx.ValueInfoProto) -> bool:
+    shape = tensor_type(value).shape
+    return bool(shape) and shape is not None and len(shape) > 1 and not isinstance(shape[0], int)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _set_batch(draft: Draft, names: set[str], batch: Dim) -> None:
+    for value in draft.graph.input:
+        shape = tensor_type(value).shape
+        if value.name in names and shape:
+            set_shape(value, (batch, *shape[1:]))
+
+
+def _patch(draft: Draft, types: dict[str, TensorType], names: set[str]) -> None:
+    live = reachable(draft.graph, names)
+    constants = draft.light()
+    for node in draft.graph.node:
+        if node.input and node.input[0] in live and not node.domain:
+            if node.op_type == "Reshape" and node.input[1] in constants:
+                _patch_reshape(draft, node, types, numpy_helper.to_array(constants[node.input[1]]))
+            elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in constants:
+                _patch_resize(draft, node, numpy_helper.to_array(constants[node.input[3]]))
+
+
+def _patch_reshape(
+    draft: Draft, node: onnx.NodeProto, types: dict[str, TensorType], shape: np.ndarray
+) -> None:
+    """[1, ...] -> [0, ...] (0 copies the input's batch); [heads, ...] after a merge of the batch -> [-1, ...]."""
+    target, source = as_ints(shape), types[node.input[0]].shape
+    result = types[node.output[0]].shape
+    if not target or target[0] == -1 or source is None or result is None or attributes(node).get("allowzero"):
+        return
+    if target[0] == 1 and source and source[0] == 1:
+        target[0] = 0
+    elif target[0] > 0:
+        rest = [a if b == -1 else b for a, b in zip(result, target, strict=True)]
+        if not all(isinstance(dim, int) for dim in rest):
+            return
+        target = [-1, *(int(dim) for dim in rest[1:] if isinstance(dim, int))]
+    node.input[1] = draft.add_constant(f"{node.output[0]}/shape", np.asarray(target, np.int64))
+
+
+def _patch_resize(draft: Draft, node: onnx.NodeProto, sizes: np.ndarray) -> None:
+    """sizes over every axis -> sizes over all but the batch."""
+    target = as_ints(sizes)
+    if attributes(node).get("axes") is None and target and target[0] == 1 and len(target) > 1:
+        node.input[3] = draft.add_constant(f"{node.output[0]}/sizes", np.asarray(target[1:], np.int64))
+        set_attribute(node, "axes", list(range(1, len(target))))
+
+
+def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> str:
+    """Why two samples do not go through as two, or '' when they do."""
+    two = Draft(_copy(trial.model), trial.weights)
+    _set_batch(two, names, 2)
+    for value in two.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        after = infer(two, strict=True)
+    except ModelError as error:
+        return str(error)
+    for value in two.graph.output:
+        old, new = before[value.name].shape, after[value.name].shape
+        if not old or not new or len(old) != len(new):
+            return f"output {value.name!r} has no shape that could be checked"
+        moved = any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(old[1:], new[1:], strict=True)
+        )
+        if old[0] != 1 or new[0] != 2 or moved:
+            return f"output {value.name!r} of shape {list(old)} becomes {list(new)} for two pictures"
+    return ""
+
+
+def as_ints(values: np.ndarray) -> list[int]:
+    return [int(value) for value in values.ravel()]

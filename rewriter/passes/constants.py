@@ -1,0 +1,124 @@
+"""Constants as initializers, and the arithmetic of shapes done once."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from ..draft import HEAVY, Draft, attributes
+
+EXACT = frozenset(
+    "Cast Concat ConstantOfShape Expand Flatten Gather Identity Range Reshape Shape Size Slice Squeeze Tile "
+    "Transpose Unsqueeze".split()
+)
+"""Operators whose result is the same to the bit whoever computes it: data movement, and integers."""
+
+INTEGER = frozenset("Add Sub Mul Equal Where ReduceProd Less Greater Not And Max Min".split())
+
+MAX_ELEMENTS = 16_384
+"""A fold must not make the file grow: larger results (weights made by ConstantOfShape, say) stay nodes."""
+
+
+def fold(draft: Draft) -> None:
+    """Turn Constant nodes into initializers, and evaluate nodes of constant inputs when that is exact and
+    small. Floating-point arithmetic is left alone: the forward pass must stay equal to the bit."""
+    graph, known = draft.graph, dict(_small_arrays(draft))
+    outputs = {value.name for value in graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Constant" and not node.domain:
+            _lift_constant(draft, node, known)
+            continue
+        values = _evaluate(node, known) if not outputs & set(node.output) else None
+        if values is None:
+            kept.append(node)
+            continue
+        for name, value in zip(node.output, values, strict=True):
+            known[name] = value
+            graph.initializer.append(numpy_helper.from_array(value, name))
+    del graph.node[:]
+    graph.node.extend(kept)
+    drop_unread(draft)
+
+
+def _small_arrays(draft: Draft) -> list[tuple[str, np.ndarray]]:
+    return [
+        (t.name, numpy_helper.to_array(t))
+        for t in draft.graph.initializer
+        if _elements(t.dims) <= MAX_ELEMENTS
+    ]
+
+
+def _elements(dims: object) -> int:
+    return int(np.prod(list(dims), dtype=object))  # type: ignore[call-overload]  # python ints: no overflow
+
+
+def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarray]) -> None:
+    name, given = node.output[0], attributes(node)
+    (kind, value), *_ = given.items()
+    if isinstance(value, TensorProto):
+        value.name = name
+        tensor = value
+    elif kind.startswith("value_string") or kind == "sparse_value":
+        tensor = numpy_helper.from_array(ReferenceEvaluator(node).run(None, {})[0], name)
+    else:
+        tensor = numpy_helper.from_array(np.asarray(value, np.float32 if "float" in kind else np.int64), name)
+    if _elements(tensor.dims) <= MAX_ELEMENTS:
+        known[name] = numpy_helper.to_array(tensor)
+    heavy = tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) and tensor.ByteSize() > HEAVY
+    if heavy:
+        draft.weights[name] = tensor
+    else:
+        draft.graph.initializer.append(tensor)
+
+
+def _evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+    inputs = [known.get(name) for name in node.input if name]
+    if node.domain or any(value is None for value in inputs) or not node.input:
+        return None
+    arrays = [value for value in inputs if value is not None]
+    integers = all(array.dtype.kind in "iub" for array in arrays)
+    if not (node.op_type in EXACT or (node.op_type in INTEGER and integers)) or _too_large(node, arrays):
+        return None
+    if node.op_type == "Cast" and attributes(node).get("to") not in _PLAIN:
+        return None
+    feeds = dict(zip([name for name in node.input if name], arrays, strict=True))
+    values = [np.asarray(value) for value in ReferenceEvaluator(node).run(None, feeds)]
+    return values if all(value.size <= MAX_ELEMENTS for value in values) else None
+
+
+_PLAIN = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+
+
+def _too_large(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool:
+    """Bound the result before computing it: an untrusted model may ask for terabytes."""
+    if node.op_type == "ConstantOfShape":
+        return _elements(arrays[0].ravel().tolist()) > MAX_ELEMENTS
+    if node.op_type == "Expand":
+        return _elements(arrays[1].ravel().tolist()) * max(1, arrays[0].size) > MAX_ELEMENTS
+    if node.op_type == "Tile":
+        return _elements(arrays[1].ravel().tolist()) * arrays[0].size > MAX_ELEMENTS
+    if node.op_type == "Range":
+        start, limit, delta = (float(array) for array in arrays)
+        return delta == 0 or (limit - start) / delta > MAX_ELEMENTS
+    return sum(array.size for array in arrays) > MAX_ELEMENTS
+
+
+def drop_unread(draft: Draft) -> None:
+    """Remove initializers that nothing reads, subgraphs included."""
+    read = {value.name for value in draft.graph.output}
+    pending = [draft.graph]
+    while pending:
+        for node in pending.pop().node:
+            read.update(node.input)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    pending.append(graph)
+                    read.update(value.name for value in graph.output)
+    kept = [tensor for tensor in draft.graph.initializer if tensor.name in read]
+    del draft.graph.initializer[:]
+    draft.graph.initializer.extend(kept)
+    for name in [name for name in draft.weights if name not in read]:
+        del draft.weights[name]

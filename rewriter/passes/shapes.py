@@ -1,0 +1,90 @@
+"""Types and shapes of every tensor of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, shape_inference
+
+from ..draft import Dim, Draft
+from ..errors import ModelError, OptionError
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """dtype is None when unknown; shape is None when the rank is unknown; a dim is int, symbol or None."""
+
+    dtype: np.dtype | None
+    shape: tuple[Dim, ...] | None
+
+
+def infer(draft: Draft, *, strict: bool = False) -> dict[str, TensorType]:
+    """Type of every tensor: what onnx's shape inference proves, completed by what the file declares."""
+    model = draft.closed()
+    declared = {value.name: tensor_type(value) for value in model.graph.value_info}
+    del model.graph.value_info[:]
+    try:
+        inferred = shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
+    except (shape_inference.InferenceError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the model's shapes do not fit together: {reason}") from error
+    graph = inferred.graph
+    types = {value.name: tensor_type(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    for tensor in graph.initializer:
+        types[tensor.name] = TensorType(_dtype(tensor.data_type), tuple(tensor.dims))
+    return declared | types
+
+
+def tensor_type(value: onnx.ValueInfoProto) -> TensorType:
+    if not value.type.HasField("tensor_type"):
+        return TensorType(None, None)
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorType(_dtype(tensor.elem_type), None)
+    return TensorType(_dtype(tensor.elem_type), tuple(_dim(dim) for dim in tensor.shape.dim))
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None
+
+
+def _dtype(element: int) -> np.dtype | None:
+    return (
+        None if element == onnx.TensorProto.UNDEFINED else np.dtype(helper.tensor_dtype_to_np_dtype(element))
+    )
+
+
+def set_shape(value: onnx.ValueInfoProto, shape: tuple[Dim, ...]) -> None:
+    tensor = value.type.tensor_type
+    tensor.ClearField("shape")
+    tensor.shape.SetInParent()
+    for dim in shape:
+        added = tensor.shape.dim.add()
+        if isinstance(dim, int):
+            added.dim_value = dim
+        elif dim:
+            added.dim_param = dim
+
+
+def fix_inputs(draft: Draft, shapes: dict[str, tuple[Dim, ...]]) -> None:
+    """Give inputs the shapes a user asks for, e.g. to make height and width static."""
+    inputs = {value.name: value for value in draft.graph.input}
+    for name, shape in shapes.items():
+        if name not in inputs:
+            raise OptionError(f"shapes: the model has no input {name!r}; it has {', '.join(inputs)}")
+        old = tensor_type(inputs[name]).shape
+        clash = old is not None and (
+            len(old) != len(shape)
+            or any(
+                isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(old, shape, strict=True)
+            )
+        )
+        if clash:
+            raise OptionError(
+                f"shapes: {list(shape)} does not fit the declared {list(old or ())} of {name!r}"
+            )
+        set_shape(inputs[name], shape)

@@ -1,0 +1,148 @@
+"""Linearise a graph, and run the list of maps backwards or forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .emit import Emit
+from .errors import Obstacle, UnsupportedError
+from .graph import Graph, Node, Value
+from .linear import Local
+from .rules import Rule, Rules, rule_name
+from .site import Refuse, Site
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One output of one node, and the maps put in its place."""
+
+    site: Site
+    local: Local
+    rule: str
+
+
+@dataclass(frozen=True)
+class Tape:
+    """The steps in forward order, from the explained inputs to the target."""
+
+    steps: tuple[Step, ...]
+
+    def rules(self) -> dict[str, str]:
+        """Node name -> rule name."""
+        return {step.site.name: step.rule for step in self.steps}
+
+
+def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g: Emit) -> Tape:
+    """Apply the rules to every node between the inputs `wrt` and the target.
+
+    Raises UnsupportedError once, with every node that has no rule or that its rule refuses.
+    """
+    needed = _ancestors(graph, target)
+    active, deep = {value.name for value in wrt}, set[str]()
+    steps: list[Step] = []
+    obstacles: list[Obstacle] = []
+    for node in graph.nodes:
+        reads = [x.name for x in node.inputs]
+        hidden = graph.hidden.get(node.name, frozenset()) & active
+        if not (hidden or active & set(reads)) or not any(y.name in needed for y in node.outputs):
+            continue
+        if deep & set(reads) or (node.op in WEIGHTED and active & set(reads)):
+            deep.update(y.name for y in node.outputs)
+        for port, y in enumerate(node.outputs):
+            if y.name not in needed or not _carries(y):
+                continue
+            flags = tuple(name in active for name in reads)
+            site = Site(node, graph, port, flags, first=not deep & set(reads))
+            step = _step(site, rules, g, bool(hidden))
+            if isinstance(step, Obstacle):
+                obstacles.append(step)
+                active.add(y.name)
+            elif any(part is not None for part in step.local.maps):
+                steps.append(step)
+                active.add(y.name)
+    if obstacles:
+        raise UnsupportedError(obstacles, "`onnxplain check MODEL` lists the coverage of a model")
+    return Tape(tuple(steps))
+
+
+def _carries(y: Value) -> bool:
+    """Only floating-point tensors carry cotangents; a tensor of unknown type might."""
+    return bool(y.name) and (y.dtype is None or np.dtype(y.dtype).kind == "f")
+
+
+def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
+    rule: Rule | None = None if nested else rules.find(site)
+    if nested:
+        return Obstacle(site.op, site.name, "its subgraph reads the explained input")
+    if rule is None:
+        return Obstacle(site.op, site.name, "no rule for this operator")
+    try:
+        with g.at(site.name):
+            local = rule(site, g)
+    except Refuse as refusal:
+        return Obstacle(site.op, site.name, str(refusal))
+    maps = tuple(
+        part if i < len(site.active) and site.active[i] else None for i, part in enumerate(local.maps)
+    )
+    return Step(site, Local(*maps, offset=local.offset), rule_name(rule))
+
+
+def _ancestors(graph: Graph, target: Value) -> set[str]:
+    needed = {target.name}
+    for node in reversed(graph.nodes):
+        if any(y.name in needed for y in node.outputs):
+            needed.update(x.name for x in node.inputs)
+            needed |= graph.hidden.get(node.name, frozenset())
+    return needed
+
+
+def pull(tape: Tape, seeds: Mapping[str, Value], g: Emit) -> dict[str, Value]:
+    """Cotangents of every tensor from those of `seeds` (tensor name -> cotangent). A tensor that several
+    nodes read receives the sum of what each returns; one on no path is absent."""
+    cotangents = dict(seeds)
+    for step in reversed(tape.steps):
+        ct = cotangents.get(step.site.y.name)
+        if ct is None:
+            continue
+        with g.at(step.site.name):
+            for x, part in zip(step.site.node.inputs, step.local.maps, strict=False):
+                if part is not None:
+                    mine = part.pull(g, ct)
+                    known = cotangents.get(x.name)
+                    cotangents[x.name] = mine if known is None else g.Add(known, mine)
+    return cotangents
+
+
+def push(tape: Tape, tangents: Mapping[str, Value], g: Emit, *, affine: bool = False) -> dict[str, Value]:
+    """Tangents of every tensor from those of the inputs. affine: add each node's offset, so that the
+    recorded activations are reproduced from the recorded input."""
+    known = dict(tangents)
+    for step in tape.steps:
+        with g.at(step.site.name):
+            parts = [
+                part.push(g, known[x.name])
+                for x, part in zip(step.site.node.inputs, step.local.maps, strict=False)
+                if part is not None and x.name in known
+            ]
+            if affine and step.local.offset is not None:
+                parts.append(step.local.offset)
+            if parts:
+                known[step.site.y.name] = g.total(parts)
+    return known
+
+
+def touched(graph: Graph, wrt: Sequence[Value], target: Value) -> list[Node]:
+    """Nodes that depend on `wrt` and that the target depends on, by connection alone."""
+    needed, live = _ancestors(graph, target), {value.name for value in wrt}
+    found: list[Node] = []
+    for node in graph.nodes:
+        reads = {x.name for x in node.inputs} | graph.hidden.get(node.name, frozenset())
+        if reads & live and any(y.name in needed for y in node.outputs):
+            live.update(y.name for y in node.outputs)
+            found.append(node)
+    return found

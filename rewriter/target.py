@@ -1,0 +1,130 @@
+"""What is explained: the tensor, and the cotangent the backward pass starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .emit import Emit, tail_of
+from .errors import TargetError, nearest
+from .graph import Graph, Value
+
+Target: TypeAlias = str | int | Sequence[int]
+
+PASSING = frozenset({"Identity", "Cast", "Dropout", "Squeeze", "Unsqueeze", "Flatten", "Reshape"})
+SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+HEADS = ("logits", "prob", "logprob")
+MAX_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where and how the backward pass starts. `rows` cotangents, each of the shape of `head`."""
+
+    head: Value
+    seeds: tuple[Value, ...]
+    inputs: tuple[Value, ...]
+    """Inputs the target adds to the file."""
+
+
+def find_output(graph: Graph, name: str | None) -> Value:
+    """The output to explain: by name, or the first."""
+    outputs = {value.name: value for value in graph.outputs}
+    if name is None:
+        return graph.outputs[0]
+    if name not in outputs:
+        raise TargetError(f"no output {name!r}{nearest(name, outputs)}; the model has {', '.join(outputs)}")
+    return outputs[name]
+
+
+def find_head(graph: Graph, output: Value, head: str) -> Value:
+    """The tensor whose elements are explained.
+
+    "logits": walk back from the output through Identity, Cast, Dropout, Squeeze, Unsqueeze, Flatten and
+    Reshape, and through one Softmax, LogSoftmax or Sigmoid; its input. Without such a node the output itself
+    (METHODS 0.2: Nie 2018 section 2.2, Ayyar 2021 section 5.1). "prob" and "logprob": the output as it is.
+    Any other word names a tensor of the model.
+    """
+    if head in ("prob", "logprob"):
+        return output
+    if head != "logits":
+        if head not in graph.values:
+            raise TargetError(f"head: no tensor {head!r}{nearest(head, (*HEADS, *graph.values))}")
+        return graph.values[head]
+    value = output
+    while value.inputs and value.inputs[0].op in PASSING | SQUASHING and not value.inputs[0].domain:
+        node = value.inputs[0]
+        if value is not node.outputs[0]:
+            break
+        value = node.inputs[0]
+        if node.op in SQUASHING:
+            return value
+    return output
+
+
+def start(graph: Graph, head: Value, target: Target, g: Emit) -> Start:
+    """Seeds for a target. One-hot rows over the elements of one sample of `head`, in row-major order: for
+    (N, classes) the index is the class.
+
+    "input": the class is the graph input `target` int64 (N, 1); -1 is the top element (first on ties).
+    "top": the top element. An integer, or a list of them (each a row; rows of one sample stay together).
+    "cotangent": the graph input `cotangent`, of the shape of `head` with a leading K or N.
+    """
+    if target == "cotangent":
+        given = _input(graph, "cotangent", head.dtype, ["K", *(head.shape[1:] if head.shape else [])])
+        return Start(head, (given,), (given,))
+    flat = g.Reshape(head, g.ints(0, -1)) if len(head.shape) > 1 else g.Reshape(head, g.ints(-1, 1))
+    top = g.ArgMax(flat, axis=1, keepdims=1)
+    if target == "input":
+        given = _input(graph, "target", np.dtype(np.int64), ["N", 1])
+        chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
+        return Start(head, (_one_hot(g, chosen, flat, head),), (given,))
+    if target == "top":
+        return Start(head, (_one_hot(g, top, flat, head),), ())
+    return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
+
+
+def _indices(target: Target, head: Value) -> list[int]:
+    if isinstance(target, str):
+        known = ("input", "top", "cotangent")
+        raise TargetError(
+            f"unknown target {target!r}{nearest(target, known)}; {', '.join(known)} or a class index"
+        )
+    indices = [int(target)] if isinstance(target, (int, np.integer)) else [int(i) for i in target]
+    if not indices or len(indices) > MAX_ROWS:
+        raise TargetError(
+            f"{len(indices)} targets; give 1 to {MAX_ROWS}, or use target='cotangent' and feed rows"
+        )
+    tail = tail_of(head)
+    size = None if tail is None else int(np.prod(tail))
+    for index in indices:
+        if index < -1 or (size is not None and index >= size):
+            raise TargetError(f"class {index} is out of range: {head.name!r} has {size} elements a sample")
+    return indices
+
+
+def _fixed(g: Emit, index: int, flat: Value, head: Value) -> Value:
+    if index == -1:
+        return _one_hot(g, g.ArgMax(flat, axis=1, keepdims=1), flat, head)
+    rows = g.Expand(g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(flat), g.ints(1)))
+    return _one_hot(g, rows, flat, head)
+
+
+def _one_hot(g: Emit, chosen: Value, flat: Value, head: Value) -> Value:
+    """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head."""
+    values = g.constant(np.asarray([0.0, 1.0], head.dtype or np.float32))
+    depth = g.Shape(flat, start=1, end=2)
+    hot = g.OneHot(g.Squeeze(chosen, g.ints(1)), depth, values, axis=-1)
+    return hot if len(head.shape) == 2 else g.Reshape(hot, g.Shape(head))
+
+
+def _input(graph: Graph, name: str, dtype: np.dtype, shape: list[int | str | None]) -> Value:
+    if name in graph.values:
+        raise TargetError(
+            f"the model already has a tensor named {name!r}; rename it, or choose another target"
+        )
+    return gs.Variable(name, dtype=dtype, shape=shape)

@@ -1,0 +1,1 @@
+"""Rules, readouts and the table of methods. Imports the rewriter only."""

@@ -1,0 +1,76 @@
+"""Matrix products: of an activation with a weight, or of two activations."""
+
+from __future__ import annotations
+
+from ...rewriter.emit import Emit
+from ...rewriter.graph import Value
+from ...rewriter.linear import Broadcast, Chain, Dense, LeftTimes, Linear, Local, Permute, RightTimes, Scale
+from ...rewriter.site import Refuse, Site, rank_of
+from .base import GRADIENT
+
+
+@GRADIENT.on("Gemm")
+def gemm(site: Site, g: Emit) -> Local:
+    """y = alpha op(A) op(B) + beta C. Any of A, B, C may be an activation."""
+    a, b, c = site.data, site.input(1), site.input(2)
+    alpha, beta = float(site.attr("alpha", 1.0)), float(site.attr("beta", 1.0))
+    turned_a, turned_b = bool(site.attr("transA", 0)), bool(site.attr("transB", 0))
+    if b is None:
+        raise Refuse("its second factor is missing")
+    swap = [Permute((1, 0))]
+    left = Chain(*(swap if turned_a else []), Dense(b, turned_b, alpha))
+    right: Linear | None = None
+    if site.active[1]:
+        first = g.Transpose(a, perm=[1, 0]) if turned_a else a
+        first.shape = [None, None]
+        right = Chain(*(swap if turned_b else []), LeftTimes(first, b, site.y), Scale(alpha))
+    bias = None if c is None or not site.active[2] else Chain(Broadcast(c, site.y), Scale(beta))
+    offset = None if c is None or site.active[2] else (c if beta == 1.0 else g.Mul(c, beta))
+    return Local(left, right, bias, offset=offset)
+
+
+@GRADIENT.on("MatMul")
+def matmul(site: Site, g: Emit) -> Local:
+    """y = A B, batch axes broadcast: dy = dA B + A dB."""
+    a, b = site.data, site.input(1)
+    if b is None or rank_of(a) < 2 or rank_of(b) < 2:
+        raise Refuse("a product with a vector; export it with matrices (Unsqueeze, MatMul, Squeeze)")
+    return Local(RightTimes(b, a, site.y), LeftTimes(a, b, site.y) if site.active[1] else None)
+
+
+class Contraction:
+    """Einsum in one operand, the others fixed: the transpose exchanges that operand's letters and y's."""
+
+    def __init__(self, terms: list[str], result: str, i: int, values: list[Value]) -> None:
+        self.terms, self.result, self.i, self.values = terms, result, i, values
+
+    def push(self, g: Emit, t: Value) -> Value:
+        return self._apply(g, t, self.terms, self.result)
+
+    def pull(self, g: Emit, ct: Value) -> Value:
+        terms = [self.result if k == self.i else term for k, term in enumerate(self.terms)]
+        return self._apply(g, ct, terms, self.terms[self.i])
+
+    def _apply(self, g: Emit, v: Value, terms: list[str], result: str) -> Value:
+        operands = [v if k == self.i else value for k, value in enumerate(self.values)]
+        value: Value = g.Einsum(*operands, equation=f"{','.join(terms)}->{result}")
+        return value
+
+
+@GRADIENT.on("Einsum")
+def einsum(site: Site, g: Emit) -> Local:
+    """Any contraction in which every letter of an active operand stands in y or in another operand."""
+    left, arrow, result = str(site.attr("equation")).replace(" ", "").partition("->")
+    terms = left.split(",")
+    for i, term in enumerate(terms):
+        others = set(result).union(*(set(other) for k, other in enumerate(terms) if k != i))
+        if site.active[i] and (
+            not arrow or "." in left or len(set(term)) < len(term) or not set(term) <= others
+        ):
+            raise Refuse(
+                "an Einsum with an ellipsis, a repeated letter, no '->' or a plain sum over an index"
+            )
+    values = list(site.node.inputs)
+    return Local(
+        *(Contraction(terms, result, i, values) if site.active[i] else None for i in range(len(terms)))
+    )

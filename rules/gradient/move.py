@@ -1,0 +1,243 @@
+"""Operators that move, repeat or select elements: their own inverse, or a scatter that adds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from ...rewriter.emit import Emit
+from ...rewriter.graph import Value
+from ...rewriter.linear import (
+    Adjoint,
+    Blocks,
+    Broadcast,
+    Chain,
+    Frame,
+    Keep,
+    Linear,
+    Local,
+    Permute,
+    Repeated,
+    Running,
+    Segment,
+    Shaped,
+    Take,
+    TakeElements,
+    TakeND,
+)
+from ...rewriter.site import Refuse, Site, rank_of
+from .base import GRADIENT
+
+WHOLE = 2**31 - 1
+
+
+@GRADIENT.on("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(site: Site, g: Emit) -> Local:
+    """The same elements under another shape."""
+    rank_of(site.data)
+    rank_of(site.y)
+    return Local(Shaped(site.data, site.y))
+
+
+@GRADIENT.on("Transpose")
+def transpose(site: Site, g: Emit) -> Local:
+    """Axis i of y is axis perm[i] of x; reversed by default."""
+    return Local(Permute(tuple(site.attr("perm") or range(rank_of(site.data))[::-1])))
+
+
+@GRADIENT.on("Expand")
+def expand(site: Site, g: Emit) -> Local:
+    """y repeats x along axes of size 1."""
+    rank_of(site.data)
+    rank_of(site.y)
+    return Local(Broadcast(site.data, site.y))
+
+
+@GRADIENT.on("Tile")
+def tile(site: Site, g: Emit) -> Local:
+    """y repeats x a constant number of times along each axis."""
+    repeats = tuple(int(times) for times in site.required(1, "the number of repeats"))
+    if repeats and repeats[0] != 1:
+        raise Refuse("it repeats the batch")
+    return Local(Repeated(site.data, repeats))
+
+
+def together(g: Emit, values: list[Value], axis: int) -> Value:
+    """Total size of values along an axis, 1-D int64: a constant where static."""
+    sizes = [value.shape[axis] if value.shape is not None else None for value in values]
+    if all(isinstance(size, int) for size in sizes):
+        return g.ints(sum(sizes))
+    return g.total([g.size(value, axis) for value in values])
+
+
+def segment(g: Emit, parts: list[Value], i: int, axis: int, rank: int) -> Segment:
+    """Part i of a tensor that is put together along an axis."""
+    return Segment(parts[i], axis, rank, together(g, parts[:i], axis), together(g, parts[i + 1 :], axis))
+
+
+@GRADIENT.on("Concat")
+def concat(site: Site, g: Emit) -> Local:
+    """Each input is a segment of y."""
+    rank = rank_of(site.data)
+    axis, parts = int(site.attr("axis")) % rank, list(site.node.inputs)
+    if axis == 0:
+        raise Refuse("it joins along the batch axis")
+    return Local(*(segment(g, parts, i, axis, rank) if site.active[i] else None for i in range(len(parts))))
+
+
+@GRADIENT.on("Split")
+def split(site: Site, g: Emit) -> Local:
+    """Output `port` is a segment of x."""
+    axis = site.axis("axis", 0)
+    return Local(Adjoint(segment(g, list(site.node.outputs), site.port, axis, site.rank)))
+
+
+@GRADIENT.on("Slice")
+def slice_(site: Site, g: Emit) -> Local:
+    """Any start, end and step, along any axes, known at compile time or not."""
+    rank, starts, ends = site.rank, site.input(1), site.input(2)
+    given = site.constant(3)
+    count = None if starts is None or starts.shape is None else starts.shape[0]
+    if starts is None or ends is None or not isinstance(count, int):
+        raise Refuse("the number of sliced axes is unknown")
+    if site.input(3) is not None and given is None:
+        raise Refuse("the sliced axes are computed at run time")
+    axes = [int(axis) % rank for axis in given] if given is not None else list(range(count))
+    return Local(Chain(*(_cut(site, g, i, axis) for i, axis in enumerate(axes))))
+
+
+def _cut(site: Site, g: Emit, i: int, axis: int) -> Linear:
+    """Slice along one axis: a frame of zeros on the way back when its place is static and dense, else a take."""
+    size = site.data.shape[axis]
+    start, end, steps = (site.constant(k) for k in (1, 2, 4))
+    known = start is not None and end is not None and (steps is not None or site.input(4) is None)
+    if known and start is not None and end is not None:
+        step = int(steps[i]) if steps is not None else 1
+        first, last = int(start[i]), int(end[i])
+        if step == 1 and first == 0 and last >= WHOLE:
+            return Keep()
+        if isinstance(size, int):
+            low, high, stride = slice(first, max(last, -size - 1) if last < 0 else last, step).indices(size)
+            if stride < 0 and last < -size:
+                high = -1
+            index = np.arange(low, high, stride)
+            if stride == 1 and index.size:
+                pads = [0] * 2 * site.rank
+                pads[axis], pads[site.rank + axis] = low, size - high
+                return Adjoint(Frame(tuple(pads)))
+            return Take(g.ints(size), g.constant(index.astype(np.int64)), axis)
+    length = g.size(site.data, axis)
+    everything = g.Range(g.scalar(0), g.Squeeze(length), g.scalar(1))
+    piece = [g.Slice(v, g.ints(i), g.ints(i + 1)) if v is not None else g.ints(1) for v in _edges(site)]
+    return Take(length, g.Slice(everything, piece[0], piece[1], g.ints(0), piece[2]), axis)
+
+
+def _edges(site: Site) -> list[Value | None]:
+    return [site.input(1), site.input(2), site.input(4)]
+
+
+@GRADIENT.on("Gather")
+def gather(site: Site, g: Emit) -> Local:
+    """y takes slices of x along an axis, repeats allowed."""
+    index = site.fixed(1, "the index")
+    axis = site.axis("axis", 0)
+    wide = index if index.dtype == np.int64 else g.Cast(index, to=onnx.TensorProto.INT64)
+    return Local(Take(g.size(site.data, axis), wide, axis, rank_of(index)))
+
+
+@GRADIENT.on("GatherElements")
+def gather_elements(site: Site, g: Emit) -> Local:
+    """y takes single elements along an axis."""
+    axis = site.axis("axis", 0)
+    if axis == 0:
+        raise Refuse("it picks across the samples of the batch")
+    return Local(TakeElements(g.rest(site.data), site.fixed(1, "the index"), axis, site.rank))
+
+
+@GRADIENT.on("GatherND")
+def gather_nd(site: Site, g: Emit) -> Local:
+    """y takes slices addressed by index tuples."""
+    if int(site.attr("batch_dims", 0)):
+        raise Refuse("GatherND with batch_dims")
+    return Local(TakeND(site.data, site.fixed(1, "the index"), 0))
+
+
+@GRADIENT.on("TopK")
+def top_k(site: Site, g: Emit) -> Local:
+    """The k largest (smallest) values along an axis, taken where they stand."""
+    axis = site.axis("axis", -1)
+    if axis == 0 or site.port:
+        raise Refuse("it ranks the samples of the batch, or its indices are explained")
+    attrs = {key: site.attr(key) for key in ("axis", "largest", "sorted")}
+    _, index = g.op("TopK", site.data, site.input(1), outputs=2, **attrs)
+    return Local(TakeElements(g.rest(site.data), index, axis, site.rank))
+
+
+@GRADIENT.on("Pad")
+def pad(site: Site, g: Emit) -> Local:
+    """constant: a frame (negative widths crop). reflect, edge, wrap: a take by the padded positions."""
+    rank, mode = site.rank, site.attr("mode", "constant")
+    widths = [int(width) for width in site.required(1, "the pad widths").ravel()]
+    axes = list(range(rank))
+    if site.input(3) is not None:
+        axes = [int(axis) % rank for axis in site.required(3, "the padded axes")]
+    pads = [0] * 2 * rank
+    for i, axis in enumerate(axes):
+        pads[axis], pads[rank + axis] = widths[i], widths[i + len(axes)]
+    if mode == "constant":
+        return Local(Frame(tuple(pads)))
+    takes = (_repad(site, g, axis, pads[axis], pads[rank + axis], mode) for axis in axes)
+    return Local(Chain(*(take for take in takes if take is not None)))
+
+
+def _repad(site: Site, g: Emit, axis: int, before: int, after: int, mode: str) -> Linear | None:
+    if before == 0 and after == 0:
+        return None
+    size = site.data.shape[axis]
+    if isinstance(size, int):
+        index = np.pad(np.arange(size), (max(0, before), max(0, after)), mode=mode)  # type: ignore[call-overload]
+        index = index[max(0, -before) : index.size - max(0, -after)]
+        return Take(g.ints(size), g.constant(index.astype(np.int64)), axis)
+    length = g.size(site.data, axis)
+    positions = g.Range(g.scalar(0), g.Squeeze(length), g.scalar(1))
+    return Take(length, g.Pad(positions, g.ints(before, after), mode=mode), axis)
+
+
+@GRADIENT.on("DepthToSpace")
+def depth_to_space(site: Site, g: Emit) -> Local:
+    """Channels become blocks of pixels, in DCR or CRD order."""
+    return Local(Blocks(site.data, int(site.attr("blocksize")), site.attr("mode", "DCR")))
+
+
+@GRADIENT.on("SpaceToDepth")
+def space_to_depth(site: Site, g: Emit) -> Local:
+    """Blocks of pixels become channels: the inverse, and so the transpose, of DepthToSpace DCR."""
+    return Local(Adjoint(Blocks(site.y, int(site.attr("blocksize")), "DCR")))
+
+
+@GRADIENT.on("CumSum")
+def cum_sum(site: Site, g: Emit) -> Local:
+    """Running sum along an axis."""
+    axis = site.fixed(1, "the axis")
+    return Local(Running(axis, int(site.attr("exclusive", 0)), int(site.attr("reverse", 0))))
+
+
+class Triangle:
+    """Trilu keeps what it keeps, both ways."""
+
+    def __init__(self, upper: int, k: Value | None) -> None:
+        self.upper, self.k = upper, k
+
+    def push(self, g: Emit, t: Value) -> Value:
+        value: Value = (
+            g.Trilu(t, self.k, upper=self.upper) if self.k is not None else g.Trilu(t, upper=self.upper)
+        )
+        return value
+
+    pull = push
+
+
+@GRADIENT.on("Trilu")
+def trilu(site: Site, g: Emit) -> Local:
+    """The upper or lower triangle of each matrix."""
+    return Local(Triangle(int(site.attr("upper", 1)), site.input(1)))

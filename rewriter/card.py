@@ -47,6 +47,11 @@ class Card:
                 entry.value = json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
+def is_explanation(model: onnx.ModelProto) -> bool:
+    """Whether the file was emitted by this compiler."""
+    return any(entry.key == PREFIX + "method" for entry in model.metadata_props)
+
+
 def read_card(model: onnx.ModelProto) -> Card:
     """The card of an emitted file. ModelError when the file has none or it cannot be read."""
     raw = {

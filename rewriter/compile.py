@@ -13,7 +13,7 @@ from onnx import helper
 
 from .card import Card
 from .draft import Dim
-from .emit import Emit
+from .emit import Emit, tail_of
 from .errors import ModelError, OptionError, TargetError, nearest
 from .graph import Graph, Value, assemble, prepare, with_weights
 from .load import PROTOBUF_LIMIT, Source, load
@@ -50,7 +50,7 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
     g = Emit(graph)
     wrt = explained_inputs(graph, request.inputs)
     output = find_output(graph, request.output)
-    head = find_head(graph, output, request.head)
+    head, squash = find_head(graph, output, request.head)
     _vet_head(head)
     tape = linearize(graph, wrt, head, method.rules(options), g)
     with g.at("target"):
@@ -58,7 +58,7 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
     raw = _attributions(tape, begin, wrt, method, g)
     results = _outputs(raw, wrt, request, g)
     model = _emit(graph, g, begin, results, request.provider)
-    card = _card(source, graph, tape, begin, output, method, request, g)
+    card = _card(source, tape, _aim(request.target, output, head, squash), method, request, g)
     card.stamp(model)
     _vet(model, graph)
     return with_weights(model, graph), card
@@ -175,19 +175,21 @@ def _vet(model: onnx.ModelProto, graph: Graph) -> None:
         ) from error
 
 
+def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict[str, Any]:
+    """The card's entry on what is explained. size: elements of one sample of the head, None when dynamic."""
+    tail = tail_of(head)
+    return {
+        "target": target if isinstance(target, (str, int)) else [int(i) for i in target],
+        "output": output.name,
+        "head": head.name,
+        "size": None if tail is None else int(np.prod(tail)),
+        "squash": squash,
+    }
+
+
 def _card(
-    source: Source,
-    graph: Graph,
-    tape: Tape,
-    begin: Start,
-    output: Value,
-    method: Method,
-    request: Request,
-    g: Emit,
+    source: Source, tape: Tape, aim: Mapping[str, Any], method: Method, request: Request, g: Emit
 ) -> Card:
-    chosen: Any = (
-        request.target if isinstance(request.target, (str, int)) else [int(i) for i in request.target]
-    )
     notes = list(g.notes)
     notes += [
         f"{step.site.op} at {step.site.name!r}: {method.approximates[step.site.op]}"
@@ -202,7 +204,7 @@ def _card(
         version=request.version,
         method=method.name,
         options=options,
-        target={"target": chosen, "output": output.name, "head": begin.head.name},
+        target=aim,
         rules=tape.rules(),
         lanes=("primal",),
         source={

@@ -41,8 +41,8 @@ def find_output(graph: Graph, name: str | None) -> Value:
     return outputs[name]
 
 
-def find_head(graph: Graph, output: Value, head: str) -> Value:
-    """The tensor whose elements are explained.
+def find_head(graph: Graph, output: Value, head: str) -> tuple[Value, str | None]:
+    """The tensor whose elements are explained, and the squashing operator it was found behind, if any.
 
     "logits": walk back from the output through Identity, Cast, Dropout, Squeeze, Unsqueeze, Flatten and
     Reshape, and through one Softmax, LogSoftmax or Sigmoid; its input. Without such a node the output itself
@@ -50,11 +50,11 @@ def find_head(graph: Graph, output: Value, head: str) -> Value:
     Any other word names a tensor of the model.
     """
     if head in ("prob", "logprob"):
-        return output
+        return output, None
     if head != "logits":
         if head not in graph.values:
             raise TargetError(f"head: no tensor {head!r}{nearest(head, (*HEADS, *graph.values))}")
-        return graph.values[head]
+        return graph.values[head], None
     value = output
     while value.inputs and value.inputs[0].op in PASSING | SQUASHING and not value.inputs[0].domain:
         node = value.inputs[0]
@@ -62,8 +62,8 @@ def find_head(graph: Graph, output: Value, head: str) -> Value:
             break
         value = node.inputs[0]
         if node.op in SQUASHING:
-            return value
-    return output
+            return value, str(node.op)
+    return output, None
 
 
 def start(graph: Graph, head: Value, target: Target, g: Emit) -> Start:

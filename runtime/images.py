@@ -80,7 +80,8 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> tuple[npt.NDArr
     mean) / std; shown is the same pixels as an RGB image of the input's height and width (for GRAY the grey
     picture, for "letterbox" with its black border), so that a heat map lies on it pixel by pixel.
 
-    "shorter" follows torchvision: the long side is int(shorter * long / short), the crop starts at
+    "shorter": the long side is rounded, round(shorter * long / short), so that the aspect is kept as well as
+    pixels allow (torchvision cuts the fraction off, which can be one pixel less); the crop starts at
     round((long - size) / 2), halves to even.
 
     Raises ImageError when the picture does not fit the record (see `Preprocessing`), or when scaling would
@@ -129,15 +130,28 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
     Raises OptionError for another suffix, or a place that cannot be written.
     """
+    kind = _kind(path)
+    with atomic(path) as temporary:
+        try:
+            image.save(temporary, format=kind)
+        except OSError as error:
+            raise OptionError(f"cannot write {os.fspath(path)!r}: {error}") from error
+
+
+def writable(path: str | os.PathLike[str]) -> None:
+    """Raise what `save_image` would raise for this path, before any work is done for it."""
+    _kind(path)
+    folder = Path(path).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OptionError(f"cannot write {os.fspath(path)!r}: choose an existing, writable folder")
+
+
+def _kind(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         hint = nearest(suffix, _SUFFIXES)
         raise OptionError(f"{os.fspath(path)!r}: no picture format{hint}; known: {', '.join(_SUFFIXES)}")
-    with atomic(path) as temporary:
-        try:
-            image.save(temporary, format=_SUFFIXES[suffix])
-        except OSError as error:
-            raise OptionError(f"cannot write {os.fspath(path)!r}: {error}") from error
+    return _SUFFIXES[suffix]
 
 
 def _too_large(name: str, size: str, limit: int) -> ImageError:
@@ -160,7 +174,7 @@ def _fit(image: Image.Image, p: Preprocessing) -> Image.Image:
         return _letterbox(image, p.size, p.resample)
     if p.shorter is not None:
         short, long = sorted(image.size)
-        long = int(p.shorter * long / short)
+        long = round(p.shorter * long / short)
         scaled = (p.shorter, long) if image.height <= image.width else (long, p.shorter)
         image = _resize(image, scaled, p.resample)
     if p.size is None:

@@ -1,0 +1,45 @@
+"""onnxplain: compile any ONNX model into a second ONNX file that explains its predictions.
+
+explainer = onnxplain.compile("net.onnx", "guided-backprop")
+explainer.save("net.guided-backprop.onnx")
+result = onnxplain.load("net.guided-backprop.onnx")(x, target=[281])
+onnxplain.explain("net.onnx", "cat.jpg", "saliency").save("cat.png")
+"""
+
+from .rewriter.errors import (
+    ExplainError,
+    ImageError,
+    ModelError,
+    NotLinearError,
+    OptionError,
+    ProviderError,
+    StaleError,
+    TargetError,
+    UnsupportedError,
+)
+from .rewriter.method import Method
+from .rules.registry import methods
+from .runtime.compiling import compile, package_version
+from .runtime.explainer import Explainer, Result, load
+from .runtime.pictures import explain
+
+__version__ = package_version()
+
+__all__ = [
+    "ExplainError",
+    "Explainer",
+    "ImageError",
+    "Method",
+    "ModelError",
+    "NotLinearError",
+    "OptionError",
+    "ProviderError",
+    "Result",
+    "StaleError",
+    "TargetError",
+    "UnsupportedError",
+    "compile",
+    "explain",
+    "load",
+    "methods",
+]

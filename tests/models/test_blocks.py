@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
 from onnxplain.models.blocks import Net
 
 Array = NDArray[np.float32]

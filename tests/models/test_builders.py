@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
 from onnxplain.models.mobilenet import mobilenet_v2
 from onnxplain.models.nie import three_layer_cnn, three_layer_fcn
 from onnxplain.models.resnet import resnet

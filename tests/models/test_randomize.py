@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
 from onnxplain.models.randomize import randomize_constants
 
 LIGHT = Path(str(onnx.__file__)).parent / "backend" / "test" / "data" / "light"

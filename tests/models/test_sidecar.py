@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from onnxplain.models import labels, record
 
 PREPROCESSING: dict[str, Any] = {

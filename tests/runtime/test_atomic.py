@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from onnxplain.rewriter.errors import OptionError
 from onnxplain.runtime.atomic import atomic, write_bytes
 

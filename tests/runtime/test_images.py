@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
+
 from onnxplain.rewriter.errors import ImageError, OptionError
 from onnxplain.runtime.images import prepare, read_image, save_image, to_picture, to_rgb
 from onnxplain.runtime.preprocess import Preprocessing
-from PIL import Image
 
 Turn = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]
 RAW = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -190,10 +191,10 @@ def test_shorter_scales_then_crops_the_centre(height: int, width: int) -> None:
     image = noise(height, width)
     record = Preprocessing(size=(8, 6), resize="shorter", shorter=10, mean=(0.0,) * 3, std=(1.0,) * 3)
     _, shown = prepare(image, record)
-    # torchvision: Resize(10) makes the long side int(10 * 31 / 20) = 15; CenterCrop rounds half to even.
-    scaled_height, scaled_width = {(20, 31): (10, 15), (31, 20): (15, 10), (20, 20): (10, 10)}[height, width]
+    # 10 * 31 / 20 = 15.5 pixels, rounded to 16; the crop's start rounds halves to even.
+    scaled_height, scaled_width = {(20, 31): (10, 16), (31, 20): (16, 10), (20, 20): (10, 10)}[height, width]
     scaled = image.resize((scaled_width, scaled_height), Image.Resampling.BILINEAR)
-    top, left = {(20, 31): (1, 4), (31, 20): (4, 2), (20, 20): (1, 2)}[height, width]
+    top, left = {(20, 31): (1, 5), (31, 20): (4, 2), (20, 20): (1, 2)}[height, width]
     assert np.array_equal(pixels(shown), pixels(scaled)[top : top + 8, left : left + 6])
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from onnxplain.rewriter.errors import OptionError
 from onnxplain.runtime.panel import Cell, Row, panel
-from PIL import Image
 
 RED = Image.new("RGB", (224, 224), (255, 0, 0))
 GREEN = Image.new("RGB", (28, 14), (0, 255, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from onnxplain.rewriter.errors import ModelError, OptionError
 from onnxplain.runtime.preprocess import PRESETS, Preprocessing, for_input, from_record
 

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+
 from onnxplain.rewriter.errors import ModelError, OptionError, ProviderError
 from onnxplain.runtime import providers
 from onnxplain.runtime.providers import (

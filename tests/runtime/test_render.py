@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
+
 from onnxplain.rewriter.errors import ImageError, OptionError
 from onnxplain.runtime.colormaps import COLORMAPS, colorize, jet, jet_table, signed
 from onnxplain.runtime.render import READOUTS, back_projection, heat, overlay, readout
 from onnxplain.runtime.render import signed as signed_picture
-from PIL import Image
 
 RNG = np.random.default_rng(0)
 M = RNG.normal(size=(2, 3, 4, 5))

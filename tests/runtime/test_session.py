@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+
 from onnxplain.rewriter.errors import ExplainError, ImageError, ModelError, OptionError
 from onnxplain.runtime.providers import create_session
 from onnxplain.runtime.session import check_feeds, run

@@ -1,0 +1,71 @@
+"""`onnxplain compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..compiling import compile
+from .options import (
+    External,
+    Head,
+    Inputs,
+    Labels,
+    ModelPath,
+    OutputName,
+    Preprocess,
+    Settings,
+    Shapes,
+    settings_of,
+    shapes_of,
+    target_of,
+)
+
+
+def compile_command(
+    model: ModelPath,
+    method: Annotated[str, typer.Option("--method", "-m", help="See `onnxplain methods`.")] = "saliency",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: MODEL.METHOD.onnx, here.")] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="input (the class is an input of the file), top, a class, classes 1,2,3, or cotangent."
+        ),
+    ] = "input",
+    output: OutputName = None,
+    head: Head = "logits",
+    inputs: Inputs = None,
+    reduce: Annotated[
+        str | None,
+        typer.Option(help="Add a `heatmap` output: maxabs, sum, abssum_p99, or e.g. maxabs,minmax,jet."),
+    ] = None,
+    settings: Settings = None,
+    shapes: Shapes = None,
+    preprocess: Preprocess = None,
+    labels: Labels = None,
+    external_data: External = False,
+) -> None:
+    """Compile a model and a method into one self-contained ONNX file.
+
+    The file gives the model's own outputs, unchanged, and `attribution`. It runs wherever onnxruntime runs.
+    """
+    explainer = compile(
+        model,
+        method,
+        target=target_of(target),
+        output=output,
+        head=head,
+        inputs=inputs,
+        reduce=reduce,
+        shapes=shapes_of(shapes),
+        preprocessing=preprocess,
+        labels=labels,
+        external_data=external_data,
+        **settings_of(settings),
+    )
+    path = explainer.save(out or Path(f"{model.stem}.{method}.onnx"))
+    print(f"{path}: {method} of {model.name}, {len(explainer.card.rules)} nodes explained")
+    for note in explainer.card.approximations:
+        print(f"  note: {note}")

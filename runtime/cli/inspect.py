@@ -1,0 +1,132 @@
+"""`onnxplain check`, `show` and `methods`: look without running anything."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import onnx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ...rewriter.card import is_explanation, read_card
+from ...rewriter.compile import Request
+from ...rewriter.coverage import NodeCoverage, coverage
+from ...rewriter.load import load
+from ...rewriter.passes.shapes import tensor_type
+from ...rules.registry import find, methods
+from .options import External, Head, Inputs, ModelPath, OutputName, Settings, Shapes, settings_of, shapes_of
+
+
+def check_command(
+    model: ModelPath,
+    method: Annotated[str, typer.Option("--method", "-m", help="See `onnxplain methods`.")] = "saliency",
+    output: OutputName = None,
+    head: Head = "logits",
+    inputs: Inputs = None,
+    settings: Settings = None,
+    shapes: Shapes = None,
+    external_data: External = False,
+) -> None:
+    """Say which operators of a model a method can explain. Exit code 1 when a node has no rule."""
+    request = Request(
+        output=output,
+        head=head,
+        inputs=None if inputs is None else tuple(inputs),
+        shapes={name: tuple(shape) for name, shape in (shapes_of(shapes) or {}).items()},
+        options=settings_of(settings),
+    )
+    rows = coverage(load(model, external_data=external_data), find(method), request)
+    console = Console(soft_wrap=True)
+    console.print(_coverage_table(rows, f"{model.name} under {method}"))
+    bad = [row for row in rows if row.reason is not None]
+    for row in bad:
+        console.print(f"no: {row.op} at {row.name!r}: {row.reason}", markup=False)
+    if bad:
+        raise typer.Exit(1)
+    console.print(f"all {len(rows)} nodes between input and target can be explained")
+
+
+def _coverage_table(rows: list[NodeCoverage], title: str) -> Table:
+    failed = any(row.reason is not None for row in rows)
+    kinds = Counter(
+        (row.op, "no rule" if row.reason else row.rule or ("-" if failed else "no influence")) for row in rows
+    )
+    table = Table("operator", "nodes", "rule", title=title)
+    for (op, rule), count in sorted(kinds.items()):
+        table.add_row(op, str(count), rule)
+    return table
+
+
+def show_command(
+    file: Annotated[Path, typer.Argument(help="An emitted file, or any ONNX model.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="The card as one JSON object.")] = False,
+) -> None:
+    """Print what a file says about itself: inputs, outputs, and the explanation's card."""
+    source = load(file)
+    if as_json:
+        card = read_card(source.model)
+        print(
+            json.dumps(
+                {key: value for key, value in vars(card).items() if key != "extra"}, indent=2, default=str
+            )
+        )
+        return
+    for kind, values in (("input", _inputs(source.model)), ("output", source.model.graph.output)):
+        for value in values:
+            print(f"{kind:>14}  {_signature(value)}")
+    print(f"{'nodes':>14}  {len(source.model.graph.node)}, {source.size / 1e6:.1f} MB")
+    if not is_explanation(source.model):
+        print(f"{'explanation':>14}  none; make one with `onnxplain compile {file}`")
+        return
+    card = read_card(source.model)
+    for key in ("method", "options", "target", "source", "lanes", "preprocessing", "citation", "version"):
+        print(f"{key:>14}  {_short(getattr(card, key))}")
+    rules = Counter(card.rules.values())
+    print(f"{'rules':>14}  {', '.join(f'{name} x{count}' for name, count in rules.most_common())}")
+    print(f"{'labels':>14}  {len(card.labels) if card.labels else 'none'}")
+    for note in card.approximations:
+        print(f"{'note':>14}  {note}")
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    parameters = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in parameters]
+
+
+def _signature(value: onnx.ValueInfoProto) -> str:
+    known = tensor_type(value)
+    dims = ", ".join("?" if dim is None else str(dim) for dim in known.shape or ())
+    return f"{value.name} {known.dtype or '?'} [{dims}]"
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def methods_command(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by name.")] = False,
+) -> None:
+    """List the methods: family, cost, options, source."""
+    if as_json:
+        keys = ("title", "family", "cost", "source", "display")
+        table = {
+            name: {key: getattr(m, key) for key in keys}
+            | {
+                "options": {
+                    key: {"default": o.default, "choices": o.choices, "help": o.help}
+                    for key, o in m.options.items()
+                }
+            }
+            for name, m in methods().items()
+        }
+        print(json.dumps(table, indent=2, ensure_ascii=False))
+        return
+    shown = Table("method", "family", "cost", "options", "source")
+    for name, method in methods().items():
+        options = "\n".join(f"{key}={option.default}" for key, option in method.options.items())
+        shown.add_row(name, method.family, method.cost, options, method.source)
+    Console().print(shown)

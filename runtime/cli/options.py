@@ -1,0 +1,88 @@
+"""What several commands share: option types, and how their words are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...rewriter.errors import OptionError
+from ...rewriter.target import Target
+
+ModelPath = Annotated[Path, typer.Argument(help="The model, an .onnx file.", show_default=False)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be given several times."),
+]
+OutputName = Annotated[
+    str | None,
+    typer.Option("--output", metavar="NAME", help="Which output to explain; the first by default."),
+]
+Head = Annotated[
+    str,
+    typer.Option(
+        "--head", help="logits (found behind a trailing softmax), prob, logprob, or a tensor's name."
+    ),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", metavar="NAME", help="An input to explain; may be given several times."),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=N,3,224,224", help="Fix the shape of an input; letters stay free."),
+]
+External = Annotated[
+    bool, typer.Option("--external-data", help="Read weights kept in other files of the model's folder.")
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="PRESET|FILE",
+        help="How photos are prepared: a preset (imagenet, unit, tf, lite, caffe, raw, clip) or a JSON file. "
+        "By default what the model's metadata or the JSON file beside it says.",
+    ),
+]
+Labels = Annotated[Path | None, typer.Option("--labels", help="Class names, one a line.")]
+Provider = Annotated[
+    list[str] | None,
+    typer.Option("--provider", help="cpu, cuda, tensorrt, ... or auto; several in order of preference."),
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of one operator.")]
+
+
+def target_of(text: str) -> Target:
+    """ "input", "top", "cotangent", a class, or classes joined by commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        classes = [int(part) for part in parts]
+    except ValueError:
+        return text
+    return classes[0] if len(classes) == 1 else classes
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """key=value pairs; a value that reads as JSON (a number, true, a list) is that, else it is text."""
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, sign, text = pair.partition("=")
+        if not sign or not key:
+            raise OptionError(f"--set {pair!r}: write it as key=value")
+        try:
+            found[key.replace("-", "_")] = json.loads(text)
+        except ValueError:
+            found[key.replace("-", "_")] = text
+    return found
+
+
+def shapes_of(pairs: list[str] | None) -> dict[str, list[int | str | None]] | None:
+    found: dict[str, list[int | str | None]] = {}
+    for pair in pairs or []:
+        name, sign, text = pair.rpartition("=")
+        if not sign or not name:
+            raise OptionError(f"--shape {pair!r}: write it as name=N,3,224,224")
+        found[name] = [int(dim) if dim.strip().isdigit() else dim.strip() for dim in text.split(",")]
+    return found or None

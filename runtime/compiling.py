@@ -1,0 +1,113 @@
+"""Compile by name: methods, readouts, preprocessing and labels looked up, an Explainer returned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from ..rewriter.compile import Request, compile_source
+from ..rewriter.errors import ModelError, OptionError
+from ..rewriter.load import PROTOBUF_LIMIT, load
+from ..rewriter.method import Method
+from ..rewriter.passes.shapes import tensor_type
+from ..rewriter.target import Target
+from ..rules.readouts import readout
+from ..rules.registry import find
+from .describe import Description, describe
+from .explainer import Explainer
+
+if TYPE_CHECKING:
+    from ..rewriter.draft import Dim
+    from .providers import Provider
+
+Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+def package_version() -> str:
+    try:
+        return version("onnxplain")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "0"
+
+
+def compile(
+    model: Model,
+    method: str | Method = "saliency",
+    *,
+    target: Target = "input",
+    output: str | None = None,
+    head: str = "logits",
+    inputs: Sequence[str] | None = None,
+    reduce: str | None = None,
+    shapes: Mapping[str, Sequence[Dim]] | None = None,
+    preprocessing: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    lowering: str = "portable",
+    external_data: bool = False,
+    max_bytes: int = PROTOBUF_LIMIT,
+    domains: Sequence[str] = (),
+    providers: str | Sequence[Provider] | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> Explainer:
+    """Compile a model and a method into an explanation graph: a second ONNX model, ready to save or call.
+
+    model: path, bytes or ModelProto. method: a name of `onnxplain.methods()`, or a Method.
+    target: "input" (the class is a graph input; -1 is the top class), "top", a class, a list of classes (rows),
+        or "cotangent" (a graph input of the shape of the explained output).
+    output: which of several outputs, by name; the first by default. head: "logits" (looked for behind a
+        trailing Softmax, LogSoftmax or Sigmoid), "prob", "logprob", or the name of any tensor.
+    inputs: which inputs get an attribution; the first floating-point one of the highest rank by default.
+    reduce: adds a `heatmap`: readouts joined by commas, such as "maxabs" or "sum,sym" (METHODS 0.7).
+    shapes: fixes symbolic sizes of inputs, {"image": ["N", 3, 224, 224]}.
+    preprocessing, labels: stored in the file for whoever feeds it pictures; see `describe`.
+    options: the method's own.
+
+    Raises ModelError, UnsupportedError (every node without a rule), TargetError, OptionError.
+    """
+    chosen = find(method)
+    source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
+    about = description(model, source.model, preprocessing, labels)
+    request = Request(
+        target=target,
+        output=output,
+        head=head,
+        inputs=None if inputs is None else tuple(inputs),
+        reduce=None if reduce is None else (reduce, readout(reduce)),
+        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+        provider=lowering,
+        preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
+        labels=None if about is None else about.labels,
+        options=options,
+        version=package_version(),
+    )
+    emitted, card = compile_source(source, chosen, request)
+    return Explainer(emitted, card, providers=providers, threads=threads)
+
+
+def description(
+    model: Model,
+    proto: onnx.ModelProto,
+    preprocessing: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+) -> Description | None:
+    """The description of a model; None when its input is no picture and nobody said it was."""
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    shape = picture_shape(proto)
+    try:
+        return describe(model, shape, metadata, preprocessing=preprocessing, labels=labels)
+    except ModelError:
+        if preprocessing is not None:
+            raise OptionError("preprocessing was given, but the model's input is not a picture") from None
+        return None
+
+
+def picture_shape(proto: onnx.ModelProto) -> tuple[Dim, ...]:
+    """Shape of the first input of four axes, else of the first input."""
+    parameters = {tensor.name for tensor in proto.graph.initializer}
+    shapes = [tensor_type(value).shape or () for value in proto.graph.input if value.name not in parameters]
+    return next((shape for shape in shapes if len(shape) == 4), shapes[0] if shapes else ())

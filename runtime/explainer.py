@@ -1,0 +1,188 @@
+"""An explanation graph in use: a model, its card, and a session opened when it is first needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ..rewriter.card import Card, read_card
+from ..rewriter.compile import ATTRIBUTION, HEATMAP
+from ..rewriter.errors import ModelError, OptionError, StaleError, TargetError
+from ..rewriter.load import PROTOBUF_LIMIT
+from ..rewriter.load import load as load_source
+from .atomic import write_bytes
+from .providers import create_session
+from .session import run
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+    from .providers import Provider
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run. outputs: the model's own, by name. attributions and heatmaps: by input name, as many as were
+    asked for at compile time."""
+
+    outputs: Mapping[str, Array]
+    attributions: Mapping[str, Array]
+    heatmaps: Mapping[str, Array]
+
+    @property
+    def attribution(self) -> Array:
+        """The attribution of the only (or first) explained input: raw, signed, of its shape."""
+        return next(iter(self.attributions.values()))
+
+    @property
+    def heatmap(self) -> Array | None:
+        """float32 (N, H, W), or None when the file was compiled without reduce=."""
+        return next(iter(self.heatmaps.values()), None)
+
+
+class Explainer:
+    """Runs an emitted file.
+
+    `model` is its ModelProto, `card` its metadata. Called with x, an array or a dict of arrays by input name,
+    and for files compiled with target="input" the class (an integer, or one a sample; -1 is the top class,
+    which is the default). Floating-point arrays are converted to the type of their input.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        card: Card,
+        *,
+        providers: str | Sequence[Provider] | None = None,
+        threads: int | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.model, self.card = model, card
+        self._providers, self._threads, self._path = providers, threads, path
+
+    @cached_property
+    def session(self) -> InferenceSession:
+        """The onnxruntime session, on the providers asked for. Raises ProviderError when one was not taken."""
+        source: bytes | Path = self._path if self._path is not None else serialize(self.model)
+        return create_session(source, self._providers, threads=self._threads)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the file, whole or not at all. Raises OptionError when it cannot be written."""
+        write_bytes(path, serialize(self.model))
+        return Path(path)
+
+    def check_source(self, model: str | os.PathLike[str] | bytes) -> None:
+        """Raises StaleError unless this explanation was compiled from exactly that model file."""
+        mine, theirs = self.card.source.get("sha256"), load_source(model).sha256
+        if mine != theirs:
+            raise StaleError(
+                f"this explains a model with sha256 {str(mine)[:12]}..., not {theirs[:12]}...; compile it again"
+            )
+
+    def __call__(
+        self,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        target: int | Sequence[int] | Array | None = None,
+        cotangent: npt.ArrayLike | None = None,
+    ) -> Result:
+        """Explain a batch. Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
+        feeds = self._feeds(x)
+        declared = {node.name: node for node in self.session.get_inputs()}
+        aim = self.card.target.get("target")
+        if aim == "input":
+            rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
+            feeds["target"] = self._classes(-1 if target is None else target, rows)
+        elif target is not None:
+            raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
+        if aim == "cotangent":
+            if cotangent is None:
+                raise TargetError(
+                    "this file takes a cotangent; give cotangent=, of the shape of the explained output"
+                )
+            feeds["cotangent"] = _typed(cotangent, declared["cotangent"].type)
+        elif cotangent is not None:
+            raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
+        return _result(run(self.session, feeds))
+
+    def _feeds(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+        declared = {node.name: node for node in self.session.get_inputs()}
+        own = [name for name in declared if name not in ("target", "cotangent")]
+        if not isinstance(x, Mapping):
+            if len(own) != 1:
+                raise OptionError(
+                    f"the model has {len(own)} inputs ({', '.join(own)}); give a dict of arrays"
+                )
+            x = {own[0]: x}
+        return {
+            name: _typed(value, declared[name].type) if name in declared else np.asarray(value)
+            for name, value in x.items()
+        }
+
+    def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:
+        classes = np.asarray(target)
+        if classes.dtype.kind not in "iu":
+            raise TargetError(f"target must be integers, not {classes.dtype}")
+        classes = classes.astype(np.int64).reshape(-1, 1)
+        if classes.shape[0] not in (1, rows):
+            raise TargetError(f"{classes.shape[0]} targets for {rows} samples; give one, or one a sample")
+        size = self.card.target.get("size")
+        wrong = [int(c) for c in classes.ravel() if c < -1 or (size is not None and c >= size)]
+        if wrong:
+            raise TargetError(
+                f"class {wrong[0]} is out of range: 0 to {(size or 1) - 1}, or -1 for the top class"
+            )
+        return np.ascontiguousarray(np.broadcast_to(classes, (rows, 1)))
+
+
+def _typed(value: npt.ArrayLike, declared: str) -> Array:
+    array = np.asarray(value)
+    wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
+        declared
+    )
+    return array if wanted is None or array.dtype.kind not in "fiu" else array.astype(wanted, copy=False)
+
+
+def _result(outputs: Mapping[str, Array]) -> Result:
+    def pick(prefix: str) -> dict[str, Array]:
+        return {
+            name.removeprefix(f"{prefix}/"): value
+            for name, value in outputs.items()
+            if name == prefix or name.startswith(f"{prefix}/")
+        }
+
+    attributions, heatmaps = pick(ATTRIBUTION), pick(HEATMAP)
+    taken = (ATTRIBUTION, HEATMAP)
+    own = {name: value for name, value in outputs.items() if name.split("/")[0] not in taken}
+    return Result(own, attributions, heatmaps)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """The file's bytes, the same for the same model. ModelError over protobuf's limit of 2 GiB."""
+    if model.ByteSize() > PROTOBUF_LIMIT:
+        raise ModelError(
+            f"the explanation would have {model.ByteSize()} bytes; one ONNX file holds at most 2 GiB"
+        )
+    return model.SerializeToString(deterministic=True)
+
+
+def load(
+    path: str | os.PathLike[str] | bytes,
+    *,
+    providers: str | Sequence[Provider] | None = None,
+    threads: int | None = None,
+) -> Explainer:
+    """Open an emitted file. Raises ModelError when it is none."""
+    source = load_source(path)
+    return Explainer(
+        source.model, read_card(source.model), providers=providers, threads=threads, path=source.path
+    )

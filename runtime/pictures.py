@@ -1,0 +1,202 @@
+"""Explain photos: read, prepare, run every method, draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ..rewriter.card import is_explanation, read_card
+from ..rewriter.errors import ImageError, ModelError, OptionError, TargetError
+from ..rewriter.load import Source
+from ..rewriter.load import load as load_source
+from ..rules.registry import find
+from .compiling import Model, compile, description
+from .describe import Description
+from .explainer import Explainer
+from .images import prepare, read_image, save_image
+from .panel import Cell, Row, panel
+from .render import back_projection, overlay, readout, signed
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One photo under one method. score: the probability of the class where the model has classes, else the
+    value that is explained."""
+
+    image: Image.Image
+    method: str
+    attribution: Array
+    target: int
+    label: str
+    score: float
+    about: Description
+
+    @property
+    def picture(self) -> Image.Image:
+        """The map as the method's papers show it."""
+        return cell(self).picture
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write photo and map side by side as a picture."""
+        save_image(figure([self]), path)
+
+
+@dataclass(frozen=True)
+class Explanations(Sequence[Explained]):
+    """Every photo under every method, photo by photo."""
+
+    items: tuple[Explained, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def figure(self) -> Image.Image:
+        return figure(self.items)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one panel: a row a photo, a column a method."""
+        save_image(self.figure(), path)
+
+
+def explain(
+    model: Model,
+    images: str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image],
+    methods: str | Sequence[str] | None = None,
+    *,
+    target: int | str = "top",
+    preprocessing: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Explanations:
+    """Explain photos with one or several methods ("saliency,guided-backprop" or a list).
+
+    target: "top" (each photo's own top class), a class index, or a class name of the labels. Everything else
+    as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
+    Raises ImageError, TargetError and what `compile` raises.
+    """
+    pictures = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    source = load_source(model, external_data=bool(options.get("external_data")))
+    if methods is None:
+        methods = read_card(source.model).method if is_explanation(source.model) else "saliency"
+    names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
+    about = description(model, source.model, preprocessing, labels)
+    if about is None:
+        raise ModelError(
+            "the model's input is not a picture; use the Python API: onnxplain.compile(...)(array)"
+        )
+    chosen = -1 if target == "top" else class_index(target, about.labels)
+    prepared = [_prepared(picture, about) for picture in pictures]
+    found: list[list[Explained]] = [[] for _ in prepared]
+    tell = progress or (lambda text: None)
+    for name in names:
+        tell(f"compiling {name}")
+        explainer = _explainer(model, source, name, about, options)
+        for i, (array, shown) in enumerate(prepared):
+            tell(f"{name}: photo {i + 1} of {len(prepared)}")
+            found[i].append(run_one(explainer, array, shown, chosen, about))
+    return Explanations(tuple(item for row in found for item in row))
+
+
+def _explainer(
+    model: Model, source: Source, name: str, about: Description, options: dict[str, Any]
+) -> Explainer:
+    """Compile; a file that is an explanation already is used as it is."""
+    if not is_explanation(source.model):
+        given = {**options, "preprocessing": about.preprocessing.to_record(), "labels": about.labels}
+        return compile(model, name, target="input", **given)
+    card = read_card(source.model)
+    if card.method != name:
+        raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
+    return Explainer(
+        source.model,
+        card,
+        providers=options.get("providers"),
+        threads=options.get("threads"),
+        path=source.path,
+    )
+
+
+def _prepared(picture: str | os.PathLike[str] | Image.Image, about: Description) -> tuple[Array, Image.Image]:
+    image = picture if isinstance(picture, Image.Image) else read_image(picture)
+    return prepare(image, about.preprocessing)
+
+
+def class_index(target: int | str, labels: Sequence[str] | None) -> int:
+    """A class from its index, or from its name among the labels (any case). Raises TargetError."""
+    if isinstance(target, int) or target.lstrip("-").isdigit():
+        return int(target)
+    names = [name.lower() for name in labels or ()]
+    if target.lower() in names:
+        return names.index(target.lower())
+    raise TargetError(f"no class is called {target!r}; give an index, 'top', or a name of the model's labels")
+
+
+def run_one(
+    explainer: Explainer, array: Array, shown: Image.Image, target: int, about: Description
+) -> Explained:
+    result = explainer(array, target=target)
+    aim = explainer.card.target
+    attribution = result.attribution
+    if attribution.ndim != 4:
+        raise ImageError(f"the attribution has {attribution.ndim} axes; only pictures can be drawn")
+    output = result.outputs[aim["output"]]
+    index = int(np.argmax(output[0].ravel())) if target < 0 else target
+    name, score = _caption(output[0], index, aim, about.labels)
+    return Explained(shown, explainer.card.method, attribution, index, name, score, about)
+
+
+def _caption(
+    output: Array, index: int, aim: Mapping[str, Any], labels: Sequence[str] | None
+) -> tuple[str, float]:
+    flat = output.ravel().astype(np.float64)
+    if output.ndim != 1:
+        place = np.unravel_index(index, output.shape)
+        return f"{aim['output']}[{', '.join(str(int(i)) for i in place)}]", float(flat[index])
+    name = labels[index] if labels is not None and index < len(labels) else f"class {index}"
+    if aim.get("squash") == "LogSoftmax":
+        return name, float(np.exp(flat[index]))
+    if aim.get("squash") is not None:
+        return name, float(flat[index])
+    powers = np.exp(flat - flat.max())
+    return name, float(powers[index] / powers.sum())
+
+
+def cell(item: Explained) -> Cell:
+    """The picture of a method, by the readout its papers show."""
+    try:
+        display = find(item.method).display
+    except OptionError:  # a file from a package that is not installed here
+        display = "maxabs"
+    layout, color = item.about.preprocessing.layout, item.about.preprocessing.color
+    if display == "centre":
+        return Cell(item.method, back_projection(item.attribution, layout=layout, color=color))
+    if display == "sum,sym":
+        return Cell(item.method, signed(readout("sum", item.attribution, layout)[0]), "signed")
+    heat = readout("maxabs", item.attribution, layout)[0]
+    return Cell(item.method, overlay(item.image, heat, alpha=0.75), "jet")
+
+
+def figure(items: Sequence[Explained], title: str | None = None) -> Image.Image:
+    """A row a photo, a column a method."""
+    rows: list[tuple[Explained, list[Cell]]] = []
+    for item in items:
+        if rows and rows[-1][0].image is item.image:
+            rows[-1][1].append(cell(item))
+        else:
+            rows.append((item, [cell(item)]))
+    return panel(
+        [Row(first.image, f"{first.label}  {first.score:.2f}", cells) for first, cells in rows], title
+    )

@@ -190,12 +190,6 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict
 def _card(
     source: Source, tape: Tape, aim: Mapping[str, Any], method: Method, request: Request, g: Emit
 ) -> Card:
-    notes = list(g.notes)
-    notes += [
-        f"{step.site.op} at {step.site.name!r}: {method.approximates[step.site.op]}"
-        for step in tape.steps
-        if step.site.op in method.approximates
-    ]
     options = method.settle(request.options)
     if request.reduce is not None:
         options["reduce"] = request.reduce[0]
@@ -214,11 +208,20 @@ def _card(
             "producer": source.model.producer_name,
             "name": None if source.path is None else source.path.name,
         },
-        approximations=tuple(notes),
+        approximations=(*g.notes, *_approximations(tape, method)),
         citation=method.source,
         preprocessing=request.preprocessing,
         labels=request.labels,
     )
+
+
+def _approximations(tape: Tape, method: Method) -> list[str]:
+    """One note an operator for which the method's paper has no rule, with its nodes."""
+    nodes: dict[str, list[str]] = {}
+    for step in tape.steps:
+        if step.site.op in method.approximates:
+            nodes.setdefault(step.site.op, []).append(step.site.name)
+    return [f"{op} at {', '.join(names)}: {method.approximates[op]}" for op, names in sorted(nodes.items())]
 
 
 def compile_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -9,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-HEAVY = 4096
-"""Initializers over this many bytes are weights: no pass reads them, so none of them is ever copied or parsed."""
+HEAVY = 1024
+"""Initializers of more elements than this are weights: no pass reads them, so none of them is ever copied or parsed."""
 
 Dim = int | str | None
 
@@ -67,7 +68,7 @@ def draft(source: onnx.ModelProto) -> Draft:
     for descriptor, value in source.graph.ListFields():
         if descriptor.name not in ("initializer", "input"):
             _copy(model.graph, descriptor.name, value)
-    weights = {t.name: t for t in source.graph.initializer if _heavy(t)}
+    weights = {t.name: t for t in source.graph.initializer if heavy(t)}
     model.graph.initializer.extend(t for t in source.graph.initializer if t.name not in weights)
     parameters = {t.name for t in source.graph.initializer} | {
         t.values.name for t in source.graph.sparse_initializer
@@ -87,9 +88,10 @@ def _copy(target: object, name: str, value: object) -> None:
         setattr(target, name, value)
 
 
-def _heavy(tensor: TensorProto) -> bool:
+def heavy(tensor: TensorProto) -> bool:
+    """Counted by its dims: asking protobuf for the size of a message serialises it."""
     # Integer tensors carry shapes, axes and indices, which passes do read.
-    return tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) and tensor.ByteSize() > HEAVY
+    return tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) and math.prod(tensor.dims) > HEAVY
 
 
 def _one_default_domain(model: onnx.ModelProto) -> None:

@@ -49,7 +49,7 @@ def load(
     if isinstance(source, onnx.ModelProto):
         model = onnx.ModelProto()
         model.CopyFrom(source)
-        data, path = source.SerializeToString(deterministic=True), None
+        data, path = source.SerializeToString(), None
     else:
         data, path = _read(source, max_bytes)
         model = _parse(data, str(path or "the given bytes"))

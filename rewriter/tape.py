@@ -54,10 +54,16 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
         if deep & set(reads) or (node.op in WEIGHTED and active & set(reads)):
             deep.update(y.name for y in node.outputs)
         for port, y in enumerate(node.outputs):
-            if y.name not in needed or not _carries(y):
+            if y.name not in needed:
                 continue
             flags = tuple(name in active for name in reads)
             site = Site(node, graph, port, flags, first=not deep & set(reads))
+            if not _carries(y):
+                # Integers and booleans carry nothing, but only an operator that is known may end a path.
+                if not hidden and rules.find(site) is None:
+                    obstacles.append(Obstacle(site.op, site.name, "no rule for this operator"))
+                    active.add(y.name)  # go on, so that one error names every such node
+                continue
             step = _step(site, rules, g, bool(hidden))
             if isinstance(step, Obstacle):
                 obstacles.append(step)

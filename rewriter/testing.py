@@ -61,7 +61,7 @@ def maps(model: onnx.ModelProto, method: Method | Rules, subject: Subject | None
     graph = prepare(model, subject.shapes)
     g = Emit(graph)
     wrt = explained_inputs(graph, subject.inputs)
-    head = find_head(graph, find_output(graph, subject.output), subject.head)
+    head, _ = find_head(graph, find_output(graph, subject.output), subject.head)
     tape = linearize(graph, wrt, head, rules, g)
     tangents = {x.name: _row_input(f"tangent/{x.name}", x) for x in wrt}
     cotangent = _row_input("cotangent", head)

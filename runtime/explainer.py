@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from google.protobuf.message import EncodeError
 
 from ..rewriter.card import Card, read_card
 from ..rewriter.compile import ATTRIBUTION, HEATMAP
@@ -168,11 +169,13 @@ def _result(outputs: Mapping[str, Array]) -> Result:
 
 def serialize(model: onnx.ModelProto) -> bytes:
     """The file's bytes, the same for the same model. ModelError over protobuf's limit of 2 GiB."""
-    if model.ByteSize() > PROTOBUF_LIMIT:
-        raise ModelError(
-            f"the explanation would have {model.ByteSize()} bytes; one ONNX file holds at most 2 GiB"
-        )
-    return model.SerializeToString(deterministic=True)
+    try:
+        data = model.SerializeToString()
+    except (EncodeError, ValueError) as error:  # protobuf refuses a message it cannot write
+        raise ModelError(f"the explanation does not fit into one ONNX file of at most 2 GiB: {error}") from error
+    if len(data) > PROTOBUF_LIMIT:
+        raise ModelError(f"the explanation would have {len(data)} bytes; one ONNX file holds at most 2 GiB")
+    return data
 
 
 def load(

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..draft import HEAVY, Draft, attributes
+from ..draft import Draft, attributes, heavy
 
 EXACT = frozenset(
     "Cast Concat ConstantOfShape Expand Flatten Gather Identity Range Reshape Shape Size Slice Squeeze Tile "
@@ -67,8 +67,7 @@ def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarr
         tensor = numpy_helper.from_array(np.asarray(value, np.float32 if "float" in kind else np.int64), name)
     if _elements(tensor.dims) <= MAX_ELEMENTS:
         known[name] = numpy_helper.to_array(tensor)
-    heavy = tensor.data_type not in (TensorProto.INT64, TensorProto.INT32) and tensor.ByteSize() > HEAVY
-    if heavy:
+    if heavy(tensor):
         draft.weights[name] = tensor
     else:
         draft.graph.initializer.append(tensor)

@@ -21,8 +21,10 @@ def gemm(site: Site, g: Emit) -> Local:
     left = Chain(*(swap if turned_a else []), Dense(b, turned_b, alpha))
     right: Linear | None = None
     if site.active[1]:
-        first = g.Transpose(a, perm=[1, 0]) if turned_a else a
-        first.shape = [None, None]
+        first = a
+        if turned_a:
+            first = g.Transpose(a, perm=[1, 0])
+            first.shape = [None, None]
         right = Chain(*(swap if turned_b else []), LeftTimes(first, b, site.y), Scale(alpha))
     bias = None if c is None or not site.active[2] else Chain(Broadcast(c, site.y), Scale(beta))
     offset = None if c is None or site.active[2] else (c if beta == 1.0 else g.Mul(c, beta))

@@ -112,6 +112,8 @@ def verdict(case: Case) -> Outcome:
         return Outcome(case.name, case.op, Status.NOT_DIFFERENTIABLE, f"no float32 or float64 {what}")
     if case.op in INERT:
         return Outcome(case.name, case.op, Status.NOT_DIFFERENTIABLE, "piecewise constant, or reads the shape only")
+    if any(node.domain not in ("", "ai.onnx") for node in graph.node):
+        return Outcome(case.name, case.op, Status.OUT_OF_SCOPE, "an operator of another domain")
     feeds = {v.name: np.asarray(x) for v, x in zip(graph.input, case.inputs, strict=False) if not isinstance(x, list)}
     try:
         Runner()(case.model, feeds)
@@ -180,6 +182,8 @@ def _variant(model: onnx.ModelProto, feeds: Feeds, x: str, y: str) -> tuple[Stat
         return Status.REFUSED if "lift" in str(error) else Status.WRONG, str(error)[:200]
     except ExplainError as error:
         return Status.REFUSED, str(error)
+    except Exception as error:  # a rule that crashes is a bug, whatever the type
+        return Status.WRONG, f"compile: {type(error).__name__}: {_first_line(error)}"
     index = [value.name for value in model.graph.output].index(y)
     try:
         worst = ""

@@ -30,7 +30,7 @@ class Draft:
 
     @property
     def opset(self) -> int:
-        return next(entry.version for entry in self.model.opset_import if entry.domain == "")
+        return int(next(entry.version for entry in self.model.opset_import if entry.domain == ""))
 
     def closed(self) -> onnx.ModelProto:
         """A copy that is a valid model by itself: each heavy weight is a graph input of its type and shape."""

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from onnx import helper
 
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Value, is_value, operator, parameter, variable
 
 PRIVATE = "onnxplain"
 """Domain of the semantic primitives; `passes.lower` turns every one of them into standard operators."""
@@ -36,32 +35,35 @@ class Emit:
         self._at = ""
         self._count = 0
 
-    def __getattr__(self, op: str) -> Callable[..., Any]:
+    def __getattr__(self, op: str) -> Callable[..., Value]:
         if not op[:1].isupper():
             raise AttributeError(op)
         return lambda *inputs, **attrs: self.op(op, *inputs, **attrs)
 
-    def op(self, op: str, *inputs: Any, outputs: int = 1, domain: str = "", **attrs: Any) -> Any:
-        """Add a node and return its output, or the tuple of its outputs. None stands for an omitted input."""
+    def op(self, op: str, *inputs: Any, domain: str = "", **attrs: Any) -> Value:
+        """Add a node of one output and return it. None among the inputs stands for an omitted one."""
+        return self.ops(op, *inputs, outputs=1, domain=domain, **attrs)[0]
+
+    def ops(self, op: str, *inputs: Any, outputs: int, domain: str = "", **attrs: Any) -> tuple[Value, ...]:
+        """Add a node of several outputs."""
         dtype = next(
-            (x.dtype for x in inputs if isinstance(x, gs.Tensor) and _is_float(x.dtype)),
-            next((x.dtype for x in inputs if isinstance(x, gs.Tensor)), np.dtype(np.float32)),
+            (x.dtype for x in inputs if is_value(x) and _is_float(x.dtype)),
+            next((x.dtype for x in inputs if is_value(x)), np.dtype(np.float32)),
         )
         values = [self._operand(x, dtype) for x in inputs]
         path = "/".join(part for part in (self.scope, self._at, f"{op}_{self._count}") if part)
         self._count += 1
         made = tuple(
-            gs.Variable(path if i == 0 else f"{path}:{i}", dtype=_result(op, dtype, attrs, values, i))
+            variable(path if i == 0 else f"{path}:{i}", dtype=_result(op, dtype, attrs, values, i))
             for i in range(outputs)
         )
         kept = {key: value for key, value in attrs.items() if value is not None}
-        self.nodes.append(gs.Node(op, path, kept, values, list(made), domain=domain))
-        return made[0] if outputs == 1 else made
+        self.nodes.append(operator(op, path, kept, values, list(made), domain))
+        return made
 
     def primitive(self, op: str, *inputs: Any, **attrs: Any) -> Value:
         """Add a semantic primitive: what is meant, for the lowering to spell."""
-        value: Value = self.op(op, *inputs, domain=PRIVATE, **attrs)
-        return value
+        return self.op(op, *inputs, domain=PRIVATE, **attrs)
 
     def ints(self, *values: int) -> Value:
         """A 1-D int64 constant."""
@@ -72,29 +74,26 @@ class Emit:
 
     def number(self, value: Value | float, like: Value) -> Value:
         """A scalar constant in the floating-point type of `like`; a value as it is."""
-        if isinstance(value, gs.Tensor):
+        if is_value(value):
             return value
         return self.constant(np.asarray(value, like.dtype or np.float32))
 
     def zeros(self, like: Value, *shape: Value) -> Value:
         """Zeros of the floating-point type of `like`; shape: 1-D int64 pieces, in order."""
-        value: Value = self.Expand(self.number(0.0, like), self.join(*shape))
-        return value
+        return self.Expand(self.number(0.0, like), self.join(*shape))
 
     def join(self, *parts: Value) -> Value:
         """1-D pieces end to end."""
-        value: Value = parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
-        return value
+        return parts[0] if len(parts) == 1 else self.Concat(*parts, axis=0)
 
     def rows(self, v: Value) -> Value:
         """Number of rows of v, as a 1-D int64 tensor of one element."""
-        value: Value = self.Shape(v, start=0, end=1)
-        return value
+        return self.Shape(v, start=0, end=1)
 
     def constant(self, array: np.ndarray) -> Value:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = gs.Constant(f"{self.scope}/const_{len(self._constants)}", array)
+            self._constants[key] = parameter(f"{self.scope}/const_{len(self._constants)}", array)
         return self._constants[key]
 
     @contextmanager
@@ -113,14 +112,12 @@ class Emit:
 
     def cast(self, x: Value, like: Value) -> Value:
         """x in the floating-point type of `like`."""
-        value: Value = self.Cast(x, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(like.dtype))))
-        return value
+        return self.Cast(x, to=int(helper.np_dtype_to_tensor_dtype(np.dtype(like.dtype))))
 
     def rest(self, x: Value) -> Value:
         """Sizes of every axis of x but the first, as a 1-D int64 tensor; a constant where they are static."""
         tail = tail_of(x)
-        value: Value = self.ints(*tail) if tail is not None else self.Shape(x, start=1)
-        return value
+        return self.ints(*tail) if tail is not None else self.Shape(x, start=1)
 
     def shaped(self, ct: Value, x: Value) -> Value:
         """ct reshaped to x, whatever its number of rows."""
@@ -130,8 +127,7 @@ class Emit:
             if tail is not None
             else self.Concat(self.ints(-1), self.Shape(x, start=1), axis=0)
         )
-        value: Value = self.Reshape(ct, shape)
-        return value
+        return self.Reshape(ct, shape)
 
     def spread(self, ct: Value, x: Value) -> Value:
         """ct broadcast to x, whatever its number of rows."""
@@ -141,8 +137,7 @@ class Emit:
             if tail is not None
             else self.Concat(self.ints(1), self.Shape(x, start=1), axis=0)
         )
-        value: Value = self.Expand(ct, shape)
-        return value
+        return self.Expand(ct, shape)
 
     def size(self, x: Value, axis: int) -> Value:
         """Size of one axis, as a 1-D int64 tensor of one element."""
@@ -151,8 +146,7 @@ class Emit:
             return self.ints(dim)
         rank = len(x.shape) if x.shape is not None else 0
         axis = axis % rank if rank else axis
-        value: Value = self.Shape(x, start=axis, end=axis + 1)
-        return value
+        return self.Shape(x, start=axis, end=axis + 1)
 
     def total(self, values: Sequence[Value]) -> Value:
         value = values[0]
@@ -161,10 +155,10 @@ class Emit:
         return value
 
     def _operand(self, x: Any, dtype: np.dtype) -> Value:
-        if isinstance(x, gs.Tensor):
+        if is_value(x):
             return x
         if x is None:
-            return gs.Variable.empty()
+            return variable()
         array = np.asarray(x, dtype=dtype if isinstance(x, (int, float)) else None)
         return self.constant(array)
 
@@ -179,7 +173,7 @@ def _result(op: str, dtype: np.dtype, attrs: dict[str, Any], values: list[Value]
     if op in _INTEGER or (op in ("MaxPool", "TopK") and port == 1):
         return np.dtype(np.int64)
     if op == "Cast":
-        return np.dtype(helper.tensor_dtype_to_np_dtype(attrs["to"]))
+        return np.dtype(helper.tensor_dtype_to_np_dtype(int(attrs["to"])))  # type: ignore[no-any-return]
     if op in ("Gather", "GatherElements", "Reshape", "Slice", "Expand", "Squeeze", "Unsqueeze") and values:
         return np.dtype(values[0].dtype or dtype)
     if op in ("Where", "OneHot") and len(values) > 1:

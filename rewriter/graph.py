@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import onnx
@@ -20,8 +20,53 @@ from .passes.functions import inline
 from .passes.opset import lift
 from .passes.shapes import TensorType, fix_inputs, infer
 
-Value: TypeAlias = gs.Tensor
-Node: TypeAlias = gs.Node
+if TYPE_CHECKING:
+
+    class Value:
+        """A tensor: name, numpy dtype or None, shape (list of int, symbol or None; None: unknown rank)."""
+
+        name: str
+        dtype: Any
+        shape: Any
+        inputs: list[Node]
+        outputs: list[Node]
+
+    class Node:
+        """An operator: its ONNX name, attributes, and the tensors it reads and makes."""
+
+        op: str
+        name: str
+        domain: str | None
+        attrs: dict[str, Any]
+        inputs: list[Value]
+        outputs: list[Value]
+
+else:
+    Value, Node = gs.Tensor, gs.Node
+
+Shape: TypeAlias = Sequence[Dim]
+
+
+def is_value(x: object) -> TypeGuard[Value]:
+    return isinstance(x, gs.Tensor)
+
+
+def variable(name: str = "", dtype: Any = None, shape: Shape | None = None) -> Value:
+    """A tensor without a value; without a name it stands for an omitted input."""
+    made: Any = gs.Variable(name, dtype=dtype, shape=None if shape is None else list(shape))  # pyright: ignore
+    return made  # type: ignore[no-any-return]
+
+
+def parameter(name: str, array: np.ndarray) -> Value:
+    made: Any = gs.Constant(name, array)
+    return made  # type: ignore[no-any-return]
+
+
+def operator(
+    op: str, name: str, attrs: dict[str, Any], inputs: list[Value], outputs: list[Value], domain: str
+) -> Node:
+    made: Any = gs.Node(op, name, attrs, inputs, outputs, domain=domain)  # pyright: ignore
+    return made  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -92,13 +137,12 @@ def _name_nodes(work: Draft) -> None:
 
 
 def link(work: Draft, types: Mapping[str, TensorType]) -> Graph:
-    net = gs.import_onnx(work.closed())
-    values: dict[str, Value] = net.tensors()
-    for name, value in values.items():
-        known = types.get(name)
-        if known is not None and isinstance(value, gs.Variable):
-            value.dtype = known.dtype
-            value.shape = None if known.shape is None else list(known.shape)
+    net: Any = gs.import_onnx(work.closed())
+    values: Any = net.tensors()
+    for name, known in types.items():
+        value: Any = values.get(name)
+        if isinstance(value, gs.Variable):
+            _set_type(value, known)
     return Graph(
         draft=work,
         inputs=tuple(values[value.name] for value in work.graph.input),
@@ -107,6 +151,11 @@ def link(work: Draft, types: Mapping[str, TensorType]) -> Graph:
         values=values,
         hidden={node.name: frozenset(captured(node)) for node in work.graph.node if _nested(node)},
     )
+
+
+def _set_type(value: Any, known: TensorType) -> None:
+    value.dtype = known.dtype
+    value.shape = None if known.shape is None else list(known.shape)
 
 
 def _nested(node: onnx.NodeProto) -> bool:

@@ -160,7 +160,7 @@ def _external_bytes(tensor: onnx.TensorProto, folder: Path, budget: int) -> byte
     """The tensor's bytes, from a regular file strictly inside the model's folder, never through a link."""
     where = {entry.key: entry.value for entry in tensor.external_data}
     location = where.get("location", "")
-    file = folder / location
+    file: Path = folder / location
     inside = location and not os.path.isabs(location) and ".." not in Path(location).parts
     if not inside or Path(os.path.realpath(file)) != file or not file.is_file() or file.stat().st_nlink > 1:
         raise ModelError(

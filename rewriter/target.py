@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from .emit import Emit, tail_of
 from .errors import TargetError, nearest
-from .graph import Graph, Value
+from .graph import Graph, Value, variable
 
 Target: TypeAlias = str | int | Sequence[int]
 
@@ -127,4 +126,4 @@ def _input(graph: Graph, name: str, dtype: np.dtype, shape: list[int | str | Non
         raise TargetError(
             f"the model already has a tensor named {name!r}; rename it, or choose another target"
         )
-    return gs.Variable(name, dtype=dtype, shape=shape)
+    return variable(name, dtype=dtype, shape=shape)

@@ -19,8 +19,7 @@ Gate = Callable[[Emit, Value], Value]
 
 def rectify(g: Emit, ct: Value) -> Value:
     """max(ct, 0)."""
-    value: Value = g.Relu(ct)
-    return value
+    return g.Relu(ct)
 
 
 def gated(base: Rule, by: Gate) -> Rule:

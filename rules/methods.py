@@ -7,7 +7,7 @@ from .gates import OPTIONS, SMOOTH, deconv, guided
 from .gradient import GRADIENT
 from .readouts import keep, times_input
 
-PLAIN = dict.fromkeys(
+PLAIN: dict[str, str] = dict.fromkeys(
     sorted(SMOOTH), "its paper gives no rule for this activation; gate= says how it is treated"
 )
 ONE_PASS = "1 forward + 1 backward"

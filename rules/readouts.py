@@ -21,8 +21,7 @@ def keep(g: Emit, cotangent: Value, x: Value) -> Value:
 
 def times_input(g: Emit, cotangent: Value, x: Value) -> Value:
     """x times its cotangent; x is the model's input, not the picture shown."""
-    value: Value = g.Mul(cotangent, x)
-    return value
+    return g.Mul(cotangent, x)
 
 
 def _per_sample(g: Emit, m: Value, reduce: str) -> Value:
@@ -36,42 +35,37 @@ def _per_sample(g: Emit, m: Value, reduce: str) -> Value:
 def _ratio(g: Emit, top: Value, bottom: Value) -> Value:
     """top / bottom, and 0 where bottom is 0: a constant map gives zeros, never NaN."""
     zero = g.Equal(bottom, 0.0)
-    value: Value = g.Where(zero, 0.0, g.Div(top, g.Where(zero, 1.0, bottom)))
-    return value
+    return g.Where(zero, 0.0, g.Div(top, g.Where(zero, 1.0, bottom)))
 
 
 def maxabs(g: Emit, m: Value, axis: int) -> Value:
     """max over channels of |m| (Ayyar 2021 Eq. 6)."""
-    value: Value = g.ReduceMax(g.Abs(m), g.ints(axis), keepdims=0)
-    return value
+    return g.ReduceMax(g.Abs(m), g.ints(axis), keepdims=0)
 
 
 def channel_sum(g: Emit, m: Value, axis: int) -> Value:
     """Σ over channels of m."""
-    value: Value = g.ReduceSum(m, g.ints(axis), keepdims=0)
-    return value
+    return g.ReduceSum(m, g.ints(axis), keepdims=0)
 
 
 def abssum_p99(g: Emit, m: Value, axis: int) -> Value:
     """Σ over channels of |m|, from the minimum to the 99th percentile (linear interpolation) to [0, 1]."""
     total = g.ReduceSum(g.Abs(m), g.ints(axis), keepdims=0)
     low, high = _per_sample(g, total, "ReduceMin"), _quantile(g, total, 0.99)
-    value: Value = g.Clip(_ratio(g, g.Sub(total, low), g.Sub(high, low)), g.number(0.0, m), g.number(1.0, m))
-    return value
+    return g.Clip(_ratio(g, g.Sub(total, low), g.Sub(high, low)), g.number(0.0, m), g.number(1.0, m))
 
 
 def _quantile(g: Emit, m: Value, q: float) -> Value:
     """The q-quantile of each sample of a (N, H, W) map, kept at size 1."""
     flat = g.Reshape(m, g.ints(0, -1))
     count = g.Squeeze(g.Shape(flat, start=1, end=2))
-    sorted_, _ = g.op("TopK", flat, g.Shape(flat, start=1, end=2), outputs=2, axis=1, largest=0)
+    sorted_, _ = g.ops("TopK", flat, g.Shape(flat, start=1, end=2), outputs=2, axis=1, largest=0)
     place = g.Mul(g.Cast(g.Sub(count, g.scalar(1)), to=1), g.constant(np.asarray(q, np.float32)))
     below = g.Cast(g.Floor(place), to=7)
     above = g.Min(g.Add(below, g.scalar(1)), g.Sub(count, g.scalar(1)))
     weight = g.cast(g.Sub(place, g.Floor(place)), m)
     a, b = g.Gather(sorted_, below, axis=1), g.Gather(sorted_, above, axis=1)
-    value: Value = g.Reshape(g.Add(a, g.Mul(weight, g.Sub(b, a))), g.ints(-1, 1, 1))
-    return value
+    return g.Reshape(g.Add(a, g.Mul(weight, g.Sub(b, a))), g.ints(-1, 1, 1))
 
 
 def minmax(g: Emit, m: Value, axis: int) -> Value:
@@ -92,8 +86,7 @@ def symmetric(g: Emit, m: Value, axis: int) -> Value:
 
 def centre(g: Emit, m: Value, axis: int) -> Value:
     """m / (2 max |m|) + 1/2, colours kept (Kindermans 2017 Fig. 5); a zero map is grey."""
-    value: Value = g.Add(g.Mul(symmetric(g, m, axis), 0.5), 0.5)
-    return value
+    return g.Add(g.Mul(symmetric(g, m, axis), 0.5), 0.5)
 
 
 def unit(g: Emit, m: Value, axis: int) -> Value:
@@ -104,8 +97,7 @@ def unit(g: Emit, m: Value, axis: int) -> Value:
 def jet(g: Emit, m: Value, axis: int) -> Value:
     """A map in [0, 1] in jet colours: (N, H, W) -> (N, H, W, 3), index min(255, floor(256 m))."""
     index = g.Cast(g.Clip(g.Floor(g.Mul(m, 256.0)), g.number(0.0, m), g.number(255.0, m)), to=7)
-    value: Value = g.Gather(g.constant(jet_table()), index, axis=0)
-    return value
+    return g.Gather(g.constant(jet_table()), index, axis=0)
 
 
 def jet_table() -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..rewriter.draft import Dim
     from .providers import Provider
 
-Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
 def package_version() -> str:

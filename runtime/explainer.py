@@ -170,9 +170,11 @@ def _result(outputs: Mapping[str, Array]) -> Result:
 def serialize(model: onnx.ModelProto) -> bytes:
     """The file's bytes, the same for the same model. ModelError over protobuf's limit of 2 GiB."""
     try:
-        data = model.SerializeToString()
+        data: bytes = model.SerializeToString()
     except (EncodeError, ValueError) as error:  # protobuf refuses a message it cannot write
-        raise ModelError(f"the explanation does not fit into one ONNX file of at most 2 GiB: {error}") from error
+        raise ModelError(
+            f"the explanation does not fit into one ONNX file of at most 2 GiB: {error}"
+        ) from error
     if len(data) > PROTOBUF_LIMIT:
         raise ModelError(f"the explanation would have {len(data)} bytes; one ONNX file holds at most 2 GiB")
     return data

@@ -6,7 +6,7 @@ any K while N = 1: recorded values then broadcast over the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,11 +19,11 @@ from ..site import Refuse, Site
 class Linear(Protocol):
     """A linear map A between the tensors x and y of a node, at the recorded activations."""
 
-    def push(self, g: Emit, t: Value) -> Value:
+    def push(self, g: Emit, t: Value, /) -> Value:
         """y-tangent A t of an x-tangent t (JVP)."""
         ...
 
-    def pull(self, g: Emit, ct: Value) -> Value:
+    def pull(self, g: Emit, ct: Value, /) -> Value:
         """x-cotangent A' ct of a y-cotangent ct (VJP)."""
         ...
 
@@ -46,8 +46,7 @@ class Scale:
     d: Value | float
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Mul(t, self.d)
-        return value
+        return g.Mul(t, self.d)
 
     pull = push
 
@@ -119,16 +118,17 @@ class Broadcast:
     y: Value
 
     def push(self, g: Emit, t: Value) -> Value:
-        if len(self.x.shape) < len(self.y.shape):
-            value: Value = g.Expand(t, g.Shape(self.y))
-            return value
+        first, wide = self.x.shape[:1], self.y.shape[:1]
+        repeated = first == [1] and isinstance(wide[0], int) and wide[0] != 1
+        if repeated or len(self.x.shape) < len(self.y.shape):
+            return g.Expand(t, g.Shape(self.y))
         return g.spread(t, self.y)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         return reduce_to(g, ct, self.y.shape, self.x)
 
 
-def reduce_to(g: Emit, ct: Value, shape: list[int | str | None], x: Value) -> Value:
+def reduce_to(g: Emit, ct: Value, shape: Sequence[int | str | None], x: Value) -> Value:
     """Sum ct, of the given broadcast shape, over the axes that x does not have or has with size 1.
 
     Sizes not known at compile time are compared at run time. The first axis counts rows, so it is summed
@@ -162,8 +162,7 @@ def _reduce_dynamic(g: Emit, ct: Value, x: Value, lead: int, axes: list[int]) ->
     mine = g.Gather(g.Shape(x), g.ints(*(axis - lead for axis in axes)), axis=0)
     theirs = g.Gather(g.Shape(ct), candidates, axis=0)
     repeated = g.Compress(candidates, g.Not(g.Equal(mine, theirs)), axis=0)
-    value: Value = g.ReduceSum(ct, repeated, keepdims=1, noop_with_empty_axes=1)
-    return value
+    return g.ReduceSum(ct, repeated, keepdims=1, noop_with_empty_axes=1)
 
 
 class Local:

@@ -31,13 +31,11 @@ class Permute:
     perm: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Transpose(t, perm=list(self.perm))
-        return value
+        return g.Transpose(t, perm=list(self.perm))
 
     def pull(self, g: Emit, ct: Value) -> Value:
         back = sorted(range(len(self.perm)), key=lambda i: self.perm[i])
-        value: Value = g.Transpose(ct, perm=back)
-        return value
+        return g.Transpose(ct, perm=back)
 
 
 @dataclass(frozen=True)
@@ -49,16 +47,14 @@ class Reduced:
     keepdims: bool
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.ReduceSum(t, g.ints(*self.axes), keepdims=int(self.keepdims)) if self.axes else t
-        return value
+        return g.ReduceSum(t, g.ints(*self.axes), keepdims=int(self.keepdims)) if self.axes else t
 
     def pull(self, g: Emit, ct: Value) -> Value:
         if not self.axes:
             return ct
         kept = ct if self.keepdims else g.Unsqueeze(ct, g.ints(*self.axes))
         if 0 in self.axes:
-            value: Value = g.Expand(kept, g.Shape(self.x))
-            return value
+            return g.Expand(kept, g.Shape(self.x))
         return g.spread(kept, self.x)
 
 
@@ -70,8 +66,7 @@ class Total:
     axes: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.ReduceSum(t, g.ints(*self.axes), keepdims=1)
-        return value
+        return g.ReduceSum(t, g.ints(*self.axes), keepdims=1)
 
     pull = push
 
@@ -83,8 +78,7 @@ class Mean:
     axes: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.ReduceMean(t, g.ints(*self.axes), keepdims=1)
-        return value
+        return g.ReduceMean(t, g.ints(*self.axes), keepdims=1)
 
     pull = push
 
@@ -97,8 +91,7 @@ class Repeated:
     repeats: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Tile(t, g.ints(*self.repeats))
-        return value
+        return g.Tile(t, g.ints(*self.repeats))
 
     def pull(self, g: Emit, ct: Value) -> Value:
         sizes: list[Value] = []
@@ -106,8 +99,7 @@ class Repeated:
             size = g.ints(-1) if axis == 0 else g.size(self.x, axis)
             sizes += [g.ints(times), size]
         parts = g.Reshape(ct, g.Concat(*sizes, axis=0))
-        value: Value = g.ReduceSum(parts, g.ints(*range(0, 2 * len(self.repeats), 2)), keepdims=0)
-        return value
+        return g.ReduceSum(parts, g.ints(*range(0, 2 * len(self.repeats), 2)), keepdims=0)
 
 
 @dataclass(frozen=True)
@@ -117,21 +109,18 @@ class Frame:
     pads: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Pad(t, g.ints(*self.pads), 0.0)
-        return value
+        return g.Pad(t, g.ints(*self.pads), 0.0)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         if min(self.pads) < 0:
-            padded: Value = g.Pad(ct, g.ints(*(-pad for pad in self.pads)), 0.0)
-            return padded
+            return g.Pad(ct, g.ints(*(-pad for pad in self.pads)), 0.0)
         rank = len(self.pads) // 2
         axes = [i for i in range(rank) if self.pads[i] or self.pads[i + rank]]
         if not axes:
             return ct
         starts = g.ints(*(self.pads[i] for i in axes))
         ends = g.ints(*(-self.pads[i + rank] or END for i in axes))
-        value: Value = g.Slice(ct, starts, ends, g.ints(*axes))
-        return value
+        return g.Slice(ct, starts, ends, g.ints(*axes))
 
 
 @dataclass(frozen=True)
@@ -148,13 +137,11 @@ class Segment:
         none = g.ints(0)
         begins = [self.before if i == self.axis else none for i in range(self.rank)]
         ends = [self.after if i == self.axis else none for i in range(self.rank)]
-        value: Value = g.Pad(t, g.Concat(*begins, *ends, axis=0), 0.0)
-        return value
+        return g.Pad(t, g.Concat(*begins, *ends, axis=0), 0.0)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         end = g.Add(self.before, g.size(self.x, self.axis))
-        value: Value = g.Slice(ct, self.before, end, g.ints(self.axis))
-        return value
+        return g.Slice(ct, self.before, end, g.ints(self.axis))
 
 
 @dataclass(frozen=True)
@@ -168,8 +155,7 @@ class Take:
     depth: int = 1
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Gather(t, self.index, axis=self.axis)
-        return value
+        return g.Gather(t, self.index, axis=self.axis)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         axis = self.axis
@@ -183,8 +169,7 @@ class Take:
         ones = g.Expand(g.scalar(1), g.Shape(behind[0]))
         column = g.Reshape(flat, g.join(g.ints(-1), ones))
         index = g.Expand(column, g.Shape(updates))
-        value: Value = g.ScatterElements(zeros, index, updates, axis=axis, reduction="add")
-        return value
+        return g.ScatterElements(zeros, index, updates, axis=axis, reduction="add")
 
 
 @dataclass(frozen=True)
@@ -197,19 +182,16 @@ class TakeElements:
     rank: int
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.GatherElements(t, self._index(g, t), axis=self.axis)
-        return value
+        return g.GatherElements(t, self._index(g, t), axis=self.axis)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         """`size`: sizes of all axes of x but the first, 1-D int64."""
         zeros = g.zeros(ct, g.rows(ct), self.size)
-        value: Value = g.ScatterElements(zeros, self._index(g, ct), ct, axis=self.axis, reduction="add")
-        return value
+        return g.ScatterElements(zeros, self._index(g, ct), ct, axis=self.axis, reduction="add")
 
     def _index(self, g: Emit, rows: Value) -> Value:
         ones = [g.ints(*[1] * (self.rank - 1))] if self.rank > 1 else []
-        value: Value = g.Expand(self.index, g.join(g.rows(rows), *ones))
-        return value
+        return g.Expand(self.index, g.join(g.rows(rows), *ones))
 
 
 @dataclass(frozen=True)
@@ -221,13 +203,11 @@ class TakeND:
     batch_dims: int
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.GatherND(t, self.index, batch_dims=self.batch_dims)
-        return value
+        return g.GatherND(t, self.index, batch_dims=self.batch_dims)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         zeros = g.zeros(ct, g.Shape(self.x))
-        value: Value = g.ScatterND(zeros, self.index, ct, reduction="add")
-        return value
+        return g.ScatterND(zeros, self.index, ct, reduction="add")
 
 
 @dataclass(frozen=True)
@@ -248,8 +228,7 @@ class Along:
         turned = g.Transpose(self.matrix, perm=[1, 0])
         right, left = (self.matrix, turned) if forward else (turned, self.matrix)
         if self.axis == self.rank - 1:
-            value: Value = g.MatMul(v, right)
-            return value
+            return g.MatMul(v, right)
         if self.axis == self.rank - 2:
             value = g.MatMul(left, v)
             return value

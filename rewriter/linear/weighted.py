@@ -22,8 +22,7 @@ class Convolve:
     x: Value
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Conv(t, self.w, **self.geometry)
-        return value
+        return g.Conv(t, self.w, **self.geometry)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         return g.primitive("DataGradient", ct, self.w, self.x, **self.geometry)
@@ -41,12 +40,10 @@ class Deconvolve:
     output_padding: tuple[int, ...]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.ConvTranspose(t, self.w, output_padding=list(self.output_padding), **self.geometry)
-        return value
+        return g.ConvTranspose(t, self.w, output_padding=list(self.output_padding), **self.geometry)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        value: Value = g.Conv(ct, self.w, **self.geometry)
-        return value
+        return g.Conv(ct, self.w, **self.geometry)
 
     def reweigh(self, f: Reweigh) -> Deconvolve:
         return replace(self, w=f(self.w))
@@ -61,12 +58,10 @@ class Dense:
     alpha: float = 1.0
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Gemm(t, self.w, alpha=self.alpha, transB=int(self.turned))
-        return value
+        return g.Gemm(t, self.w, alpha=self.alpha, transB=int(self.turned))
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        value: Value = g.Gemm(ct, self.w, alpha=self.alpha, transB=int(not self.turned))
-        return value
+        return g.Gemm(ct, self.w, alpha=self.alpha, transB=int(not self.turned))
 
     def reweigh(self, f: Reweigh) -> Dense:
         return replace(self, w=f(self.w))
@@ -75,8 +70,7 @@ class Dense:
 def turn(g: Emit, v: Value) -> Value:
     """v with its last two axes exchanged."""
     rank = len(v.shape)
-    value: Value = g.Transpose(v, perm=[*range(rank - 2), rank - 1, rank - 2])
-    return value
+    return g.Transpose(v, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
 @dataclass(frozen=True)
@@ -88,8 +82,7 @@ class RightTimes:
     y: Value
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.MatMul(t, self.b)
-        return value
+        return g.MatMul(t, self.b)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         product = g.MatMul(ct, turn(g, self.b))
@@ -108,8 +101,7 @@ class LeftTimes:
     y: Value
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.MatMul(self.a, t)
-        return value
+        return g.MatMul(self.a, t)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         product = g.MatMul(turn(g, self.a), ct)
@@ -144,8 +136,7 @@ class Average:
     window: Mapping[str, Any]
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.AveragePool(t, **self.window)
-        return value
+        return g.AveragePool(t, **self.window)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         return g.primitive("WindowSpread", ct, self.x, self.y, **self.window)
@@ -160,13 +151,11 @@ class Blocks:
     mode: str
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.DepthToSpace(t, blocksize=self.size, mode=self.mode)
-        return value
+        return g.DepthToSpace(t, blocksize=self.size, mode=self.mode)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         if self.mode == "DCR":
-            value: Value = g.SpaceToDepth(ct, blocksize=self.size)
-            return value
+            return g.SpaceToDepth(ct, blocksize=self.size)
         # SpaceToDepth inverts DCR only: (N, c, h, b, w, b) -> (N, c, b, b, h, w) by hand.
         b, height, width = g.ints(self.size), g.size(self.x, 2), g.size(self.x, 3)
         cells = g.Reshape(ct, g.Concat(g.ints(0), g.ints(-1), height, b, width, b, axis=0))
@@ -182,9 +171,7 @@ class Running:
     reverse: int
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.CumSum(t, self.axis, exclusive=self.exclusive, reverse=self.reverse)
-        return value
+        return g.CumSum(t, self.axis, exclusive=self.exclusive, reverse=self.reverse)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        value: Value = g.CumSum(ct, self.axis, exclusive=self.exclusive, reverse=1 - self.reverse)
-        return value
+        return g.CumSum(ct, self.axis, exclusive=self.exclusive, reverse=1 - self.reverse)

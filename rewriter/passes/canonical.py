@@ -44,6 +44,10 @@ def _ints(values: object) -> list[int]:
     return [int(value) for value in values]  # type: ignore[attr-defined]
 
 
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _kernel(node: onnx.NodeProto, types: dict[str, TensorType]) -> list[int] | None:
     given = attributes(node).get("kernel_shape")
     if given is not None:
@@ -61,10 +65,10 @@ def _pads(
     effective: list[int],
     strides: list[int],
 ) -> list[int] | None:
-    mode = bytes(given.get("auto_pad", b"NOTSET")).decode()  # type: ignore[arg-type]
+    mode = _text(given.get("auto_pad", b"NOTSET"))
     rank = len(effective)
     if node.op_type == "ConvTranspose" and ("output_shape" in given or mode.startswith("SAME")):
-        return _transpose_pads(given, types.get(node.input[0]), effective, strides, mode)
+        return _transpose_pads(node, types.get(node.input[0]), effective, strides, mode)
     if mode == "NOTSET":
         return _ints(given.get("pads", [0] * 2 * rank))
     if mode == "VALID":
@@ -82,14 +86,15 @@ def _pads(
 
 
 def _transpose_pads(
-    given: dict[str, object],
+    node: onnx.NodeProto,
     data: TensorType | None,
     effective: list[int],
     strides: list[int],
     mode: str,
 ) -> list[int] | None:
-    """pads of a ConvTranspose from its output size: total = stride (in - 1) + output_padding + extent - out."""
-    rank = len(effective)
+    """pads of a ConvTranspose from its output size: total = stride (in - 1) + output_padding + extent - out.
+    Where the windows do not reach that size, output_padding makes up for it."""
+    given, rank = attributes(node), len(effective)
     extra = _ints(given.get("output_padding", [0] * rank))
     sizes = data.shape[2:] if data is not None and data.shape is not None else (None,) * rank
     wanted = given.get("output_shape")
@@ -101,8 +106,12 @@ def _transpose_pads(
             totals.append(stride * (size - 1) + extra[i] + extent - _ints(wanted)[-rank:][i])
         else:
             return None
-    if min(totals) < 0:
+    missing = [max(0, -total) for total in totals]
+    if any(short >= stride for short, stride in zip(missing, strides, strict=True) if short):
         return None
+    if any(missing):
+        set_attribute(node, "output_padding", [a + b for a, b in zip(extra, missing, strict=True)])
+        totals = [max(0, total) for total in totals]
     return _share(totals, more_at_end=mode == "SAME_UPPER")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -51,18 +54,18 @@ def _small_arrays(draft: Draft) -> list[tuple[str, np.ndarray]]:
     ]
 
 
-def _elements(dims: object) -> int:
-    return int(np.prod(list(dims), dtype=object))  # type: ignore[call-overload]  # python ints: no overflow
+def _elements(dims: Iterable[int]) -> int:
+    return math.prod(int(dim) for dim in dims)  # python integers: no overflow
 
 
 def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarray]) -> None:
     name, given = node.output[0], attributes(node)
-    (kind, value), *_ = given.items()
+    kind, value = next(iter(given.items()))
     if isinstance(value, TensorProto):
         value.name = name
         tensor = value
     elif kind.startswith("value_string") or kind == "sparse_value":
-        tensor = numpy_helper.from_array(ReferenceEvaluator(node).run(None, {})[0], name)
+        tensor = numpy_helper.from_array(_run(node, {})[0], name)
     else:
         tensor = numpy_helper.from_array(np.asarray(value, np.float32 if "float" in kind else np.int64), name)
     if _elements(tensor.dims) <= MAX_ELEMENTS:
@@ -71,6 +74,10 @@ def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarr
         draft.weights[name] = tensor
     else:
         draft.graph.initializer.append(tensor)
+
+
+def _run(node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [np.asarray(value) for value in ReferenceEvaluator(node).run(None, feeds)]
 
 
 def _evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> list[np.ndarray] | None:
@@ -84,7 +91,7 @@ def _evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> list[np.nda
     if node.op_type == "Cast" and attributes(node).get("to") not in _PLAIN:
         return None
     feeds = dict(zip([name for name in node.input if name], arrays, strict=True))
-    values = [np.asarray(value) for value in ReferenceEvaluator(node).run(None, feeds)]
+    values = _run(node, feeds)
     return values if all(value.size <= MAX_ELEMENTS for value in values) else None
 
 

@@ -35,9 +35,9 @@ def data_gradient(g: Emit, node: Node) -> Value:
     kernel, rank = list(geometry["kernel_shape"]), len(strides)
     extent = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     flipped = [extent[i % rank] - 1 - pads[i] for i in range(2 * rank)]
-    known = w.shape is not None and all(isinstance(dim, int) for dim in w.shape)
-    few = known and w.shape[1] * geometry["group"] < FEW_CHANNELS
-    if known and not few and set(strides) == {1} and min(flipped) >= 0:
+    shape: list[int] | None = static_shape(w)
+    few = shape is not None and shape[1] * geometry["group"] < FEW_CHANNELS
+    if shape is not None and not few and set(strides) == {1} and min(flipped) >= 0:
         return g.Conv(ct, flip(g, w, geometry["group"]), **{**geometry, "pads": flipped})
     sizes = x.shape[2:] if x.shape is not None else [None] * rank
     if all(isinstance(size, int) for size in sizes):
@@ -45,6 +45,10 @@ def data_gradient(g: Emit, node: Node) -> Value:
         return g.ConvTranspose(ct, w, output_padding=extra, **geometry)
     full = g.ConvTranspose(ct, w, output_padding=[stride - 1 for stride in strides], **geometry)
     return _cut(g, full, x, rank)
+
+
+def static_shape(v: Value) -> list[int] | None:
+    return list(v.shape) if v.shape is not None and all(isinstance(dim, int) for dim in v.shape) else None
 
 
 def flip(g: Emit, w: Value, group: int) -> Value:
@@ -94,7 +98,7 @@ def _winners(g: Emit, x: Value, y: Value, window: dict[str, Any]) -> tuple[Value
     """(N, outputs) positions within one sample, and the size of a sample. Indices of MaxPool count through
     the whole batch, row-major; the first of equal values wins."""
     size = _size(g, x)
-    _, indices = g.op("MaxPool", x, outputs=2, **window)
+    _, indices = g.ops("MaxPool", x, outputs=2, **window)
     return g.Mod(g.Reshape(indices, g.join(g.ints(-1), _size(g, y))), size), size
 
 

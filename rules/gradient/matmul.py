@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...rewriter.emit import Emit
 from ...rewriter.graph import Value
-from ...rewriter.linear import Broadcast, Chain, Dense, LeftTimes, Linear, Local, Permute, RightTimes, Scale
+from ...rewriter.linear import Adjoint, Broadcast, Chain, Dense, LeftTimes, Linear, Local, Permute, RightTimes, Scale
 from ...rewriter.site import Refuse, Site, rank_of
 from .base import GRADIENT
 
@@ -34,10 +34,38 @@ def gemm(site: Site, g: Emit) -> Local:
 @GRADIENT.on("MatMul")
 def matmul(site: Site, g: Emit) -> Local:
     """y = A B, batch axes broadcast: dy = dA B + A dB."""
-    a, b = site.data, site.input(1)
-    if b is None or rank_of(a) < 2 or rank_of(b) < 2:
-        raise Refuse("a product with a vector; export it with matrices (Unsqueeze, MatMul, Squeeze)")
-    return Local(RightTimes(b, a, site.y), LeftTimes(a, b, site.y) if site.active[1] else None)
+    a, b, y = site.data, site.node.inputs[1], site.y
+    row, column = rank_of(a) == 1, rank_of(b) == 1
+    if row:
+        a, y = widen(g, a, 0), widen(g, y, len(y.shape) - (not column))
+    if column:
+        b, y = widen(g, b, 1), widen(g, y, len(y.shape))
+    back = [Drop(axis - len(y.shape)) for axis, lost in ((len(y.shape) - 2, row), (len(y.shape) - 1, column)) if lost]
+    left = Chain(*([Adjoint(Drop(0))] if row else []), RightTimes(b, a, y), *back)
+    right = Chain(*([Adjoint(Drop(1))] if column else []), LeftTimes(a, b, y), *back)
+    return Local(left, right)
+
+
+def widen(g: Emit, v: Value, axis: int) -> Value:
+    """v with an axis of size 1 at `axis`."""
+    value: Value = g.Unsqueeze(v, g.ints(axis))
+    value.shape = [*v.shape[:axis], 1, *v.shape[axis:]]
+    return value
+
+
+class Drop:
+    """An axis of size 1 goes; the transpose puts it back."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def push(self, g: Emit, t: Value) -> Value:
+        value: Value = g.Squeeze(t, g.ints(self.axis))
+        return value
+
+    def pull(self, g: Emit, ct: Value) -> Value:
+        value: Value = g.Unsqueeze(ct, g.ints(self.axis))
+        return value
 
 
 class Contraction:

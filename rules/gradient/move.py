@@ -36,6 +36,8 @@ def reshape(site: Site, g: Emit) -> Local:
     """The same elements under another shape."""
     rank_of(site.data)
     rank_of(site.y)
+    if 0 in site.data.shape[1:] or 0 in site.y.shape[1:]:
+        raise Refuse("it reshapes an empty tensor")
     return Local(Shaped(site.data, site.y))
 
 
@@ -64,8 +66,8 @@ def tile(site: Site, g: Emit) -> Local:
 
 def together(g: Emit, values: list[Value], axis: int) -> Value:
     """Total size of values along an axis, 1-D int64: a constant where static."""
-    sizes = [value.shape[axis] if value.shape is not None else None for value in values]
-    if all(isinstance(size, int) for size in sizes):
+    sizes = [value.shape[axis] for value in values if value.shape is not None]
+    if len(sizes) == len(values) and all(isinstance(size, int) for size in sizes):
         return g.ints(sum(sizes))
     return g.total([g.size(value, axis) for value in values])
 
@@ -169,7 +171,7 @@ def top_k(site: Site, g: Emit) -> Local:
     if axis == 0 or site.port:
         raise Refuse("it ranks the samples of the batch, or its indices are explained")
     attrs = {key: site.attr(key) for key in ("axis", "largest", "sorted")}
-    _, index = g.op("TopK", site.data, site.input(1), outputs=2, **attrs)
+    _, index = g.ops("TopK", site.data, site.input(1), outputs=2, **attrs)
     return Local(TakeElements(g.rest(site.data), index, axis, site.rank))
 
 

@@ -29,12 +29,17 @@ def batch_norm(site: Site, g: Emit) -> Local:
     return Local(Scale(per_channel(g, scale, rank)), offset=per_channel(g, offset, rank))
 
 
-def whiten(g: Emit, x: Value, axes: tuple[int, ...], epsilon: float) -> Linear:
-    """Tangent of x̂ = (x - mean x) r, r = 1/√(var x + ε): dx̂ = r (dx - mean dx - x̂ mean(x̂ dx))."""
+def normalised(g: Emit, x: Value, axes: tuple[int, ...], epsilon: float) -> tuple[Value, Value]:
+    """x̂ = (x - mean x) r and r = 1/√(var x + ε)."""
     at = g.ints(*axes)
     centred = g.Sub(x, g.ReduceMean(x, at, keepdims=1))
     inverse = g.Reciprocal(g.Sqrt(g.Add(g.ReduceMean(g.Mul(centred, centred), at, keepdims=1), epsilon)))
-    normal = g.Mul(centred, inverse)
+    return g.Mul(centred, inverse), inverse
+
+
+def whiten(g: Emit, x: Value, axes: tuple[int, ...], epsilon: float) -> Linear:
+    """Tangent of x̂ = (x - mean x) r, r = 1/√(var x + ε): dx̂ = r (dx - mean dx - x̂ mean(x̂ dx))."""
+    normal, inverse = normalised(g, x, axes, epsilon)
     mean = Chain(Mean(axes), Scale(-1.0))
     return Chain(Sum(Keep(), mean, Chain(Scale(normal), mean, Scale(normal))), Scale(inverse))
 
@@ -43,19 +48,19 @@ def whiten(g: Emit, x: Value, axes: tuple[int, ...], epsilon: float) -> Linear:
 def instance_norm(site: Site, g: Emit) -> Local:
     """Statistics over the spatial axes of each channel of each sample, population variance."""
     rank = rank_of(site.data)
-    gamma = site.fixed(1, "the scale")
+    gamma, _ = site.fixed(1, "the scale"), site.fixed(2, "the bias")
     core = whiten(g, site.data, tuple(range(2, rank)), float(site.attr("epsilon", 1e-5)))
     return Local(Chain(core, Scale(per_channel(g, gamma, rank))))
 
 
 @GRADIENT.on("LayerNormalization")
 def layer_norm(site: Site, g: Emit) -> Local:
-    """Statistics over the axes from `axis` on; γ broadcasts over them."""
+    """y = γ x̂ + β, statistics over the axes from `axis` on; γ and β broadcast and may be activations."""
     if site.port:
         raise Refuse("the statistics of a LayerNormalization are explained; explain its first output")
-    axes = tuple(range(site.axis("axis", -1), rank_of(site.data)))
-    gamma = site.fixed(1, "the scale")
-    return Local(Chain(whiten(g, site.data, axes, float(site.attr("epsilon", 1e-5))), Scale(gamma)))
+    axes, epsilon = tuple(range(site.axis("axis", -1), rank_of(site.data))), float(site.attr("epsilon", 1e-5))
+    core = Chain(whiten(g, site.data, axes, epsilon), Scale(site.node.inputs[1]))
+    return Local.elementwise(site, core, Scale(normalised(g, site.data, axes, epsilon)[0]), Keep())
 
 
 @GRADIENT.on("RMSNormalization")
@@ -67,14 +72,14 @@ def rms_norm(site: Site, g: Emit) -> Local:
     inverse = g.Reciprocal(g.Sqrt(g.Add(square, float(site.attr("epsilon", 1e-5)))))
     normal = g.Mul(x, inverse)
     core = Sum(Keep(), Chain(Scale(normal), Mean(axes), Scale(-1.0), Scale(normal)))
-    return Local(Chain(core, Scale(inverse), Scale(site.fixed(1, "the scale"))))
+    return Local.elementwise(site, Chain(core, Scale(inverse), Scale(site.node.inputs[1])), Scale(normal))
 
 
 @GRADIENT.on("GroupNormalization")
 def group_norm(site: Site, g: Emit) -> Local:
     """Statistics over each group of channels and the spatial axes; γ per channel (opset 21), or per group."""
     x, rank, groups = site.data, rank_of(site.data), int(site.attr("num_groups"))
-    gamma = site.fixed(1, "the scale")
+    gamma, _ = site.fixed(1, "the scale"), site.fixed(2, "the bias")
     grouped = g.Reshape(x, g.ints(0, groups, -1))
     grouped.shape = [x.shape[0], groups, None]
     lines = Grouped(x, groups)
@@ -127,14 +132,14 @@ def log_softmax(site: Site, g: Emit) -> Local:
 
 @GRADIENT.on("LpNormalization")
 def lp_normalization(site: Site, g: Emit) -> Local:
-    """p = 2: y = x / ‖x‖; dy = (dx - y Σ y dx) / ‖x‖, and dy = 0 where x = 0."""
-    axes = (site.axis("axis", -1),)
-    if int(site.attr("p", 2)) != 2:
-        raise Refuse("LpNormalization with p = 1")
-    norm = g.ReduceL2(site.data, g.ints(*axes), keepdims=1)
+    """y = x / ‖x‖: dy = (dx - y Σ n dx) / ‖x‖, n the gradient of the norm: y for p = 2, sign x for p = 1.
+    dy = 0 where x = 0."""
+    axes, euclid = (site.axis("axis", -1),), int(site.attr("p", 2)) == 2
+    norm = (g.ReduceL2 if euclid else g.ReduceL1)(site.data, g.ints(*axes), keepdims=1)
     zero = g.Equal(norm, 0.0)
     inverse = g.Where(zero, 0.0, g.Reciprocal(g.Where(zero, 1.0, norm)))
-    along = Chain(Scale(site.y), Total(axes), Scale(-1.0), Scale(site.y))
+    normal = g.Mul(site.data, inverse)
+    along = Chain(Scale(normal if euclid else g.Sign(site.data)), Total(axes), Scale(-1.0), Scale(normal))
     return Local(Chain(Sum(Keep(), along), Scale(inverse)))
 
 

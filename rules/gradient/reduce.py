@@ -116,6 +116,8 @@ def first_extreme(site: Site, g: Emit, axes: tuple[int, ...], keepdims: bool, la
         return Keep()
     if 0 in axes:
         raise Refuse("it compares samples of the batch with each other")
+    if any(x.shape[axis] == 0 for axis in axes):
+        raise Refuse("an empty axis has no largest element")
     kept = [axis for axis in range(rank) if axis not in axes]
     order = Permute((*kept, *axes))
     lines = g.Reshape(g.Transpose(x, perm=list(order.perm)), g.ints(*[0] * len(kept), -1))

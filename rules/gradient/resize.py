@@ -27,6 +27,8 @@ def resize(site: Site, g: Emit) -> Local:
     """y = A_1 x A_2 ... along the resized axes; nearest, linear and cubic, with roi, antialias and every
     coordinate mode, by scales or sizes."""
     rank = rank_of(site.data)
+    if any(site.active[1:]):
+        raise Refuse("its scales or its region depend on the explained input")
     if site.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refuse("keep_aspect_ratio_policy other than stretch")
     axes = [int(axis) % rank for axis in (site.attr("axes") or range(rank))]

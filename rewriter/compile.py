@@ -54,7 +54,7 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
     _vet_head(head)
     tape = linearize(graph, wrt, head, method.rules(options), g)
     with g.at("target"):
-        begin = start(graph, head, request.target, g)
+        begin = start(graph, head, request.target, g, wrt[0].shape[0])
     raw = _attributions(tape, begin, wrt, method, g)
     results = _outputs(raw, wrt, request, g)
     model = _emit(graph, g, begin, results, request.provider)
@@ -76,6 +76,8 @@ def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
             raise OptionError(
                 f"no floating-point input {name!r}{nearest(name, floats)}; there is {', '.join(floats)}"
             )
+        if floats[name].shape == []:
+            raise TargetError(f"input {name!r} is a scalar: it has no batch axis to explain along")
     return [floats[name] for name in names]
 
 
@@ -123,10 +125,13 @@ def _outputs(
         for x, value in zip(wrt, raw, strict=True):
             name = HEATMAP if len(wrt) == 1 else f"{HEATMAP}/{x.name}"
             axis = -1 if (request.preprocessing or {}).get("layout") == "NHWC" else 1
+            if value.shape is None:
+                value.shape = [lead, *x.shape[1:]]
             heat = request.reduce[1](g, value, axis)
+            shape = [lead, *(heat.shape or [])]
             if np.dtype(x.dtype) != np.float32:
                 heat = g.Cast(heat, to=onnx.TensorProto.FLOAT)
-            found.append((name, heat, [lead, *(heat.shape or [])]))
+            found.append((name, heat, shape))
     return found
 
 

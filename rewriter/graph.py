@@ -15,7 +15,7 @@ from .draft import Dim, Draft, captured, draft
 from .errors import ModelError
 from .passes.batch import free_batch
 from .passes.canonical import drop_identities, explicit_windows
-from .passes.constants import drop_unread, fold
+from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
 from .passes.shapes import TensorType, fix_inputs, infer
@@ -113,6 +113,8 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     free_batch(work)
     _name_nodes(work)
     types = infer(work)
+    if fold_sizes(work, types):
+        types = infer(work)
     explicit_windows(work, types)
     del work.graph.value_info[:]
     return link(work, types)

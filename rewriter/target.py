@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from .draft import Dim
 from .emit import Emit, tail_of
 from .errors import TargetError, nearest
 from .graph import Graph, Value, variable
@@ -65,13 +66,14 @@ def find_head(graph: Graph, output: Value, head: str) -> tuple[Value, str | None
     return output, None
 
 
-def start(graph: Graph, head: Value, target: Target, g: Emit) -> Start:
+def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") -> Start:
     """Seeds for a target. One-hot rows over the elements of one sample of `head`, in row-major order: for
     (N, classes) the index is the class.
 
     "input": the class is the graph input `target` int64 (N, 1); -1 is the top element (first on ties).
     "top": the top element. An integer, or a list of them (each a row; rows of one sample stay together).
     "cotangent": the graph input `cotangent`, of the shape of `head` with a leading K or N.
+    batch: the leading dim of the explained input, which the target input shares.
     """
     if target == "cotangent":
         given = _input(graph, "cotangent", head.dtype, ["K", *(head.shape[1:] if head.shape else [])])
@@ -79,7 +81,7 @@ def start(graph: Graph, head: Value, target: Target, g: Emit) -> Start:
     flat = g.Reshape(head, g.ints(0, -1)) if len(head.shape) > 1 else g.Reshape(head, g.ints(-1, 1))
     top = g.ArgMax(flat, axis=1, keepdims=1)
     if target == "input":
-        given = _input(graph, "target", np.dtype(np.int64), ["N", 1])
+        given = _input(graph, "target", np.dtype(np.int64), [batch or "N", 1])
         chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
         return Start(head, (_one_hot(g, chosen, flat, head),), (given,))
     if target == "top":

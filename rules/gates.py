@@ -41,7 +41,7 @@ def keep(site: Site, g: Emit) -> Local:
 def below_top(site: Site, g: Emit) -> Local:
     """Clip(0, high) as DeconvNet sees it: open where x < high, whatever its sign."""
     high = site.input(2)
-    return Local(Keep() if high is None else Scale(step(g, site.data, None, high)))
+    return Local(Keep() if high is None else Scale(step(g, site.y, None, high)))
 
 
 def clip_at_zero(site: Site) -> bool:

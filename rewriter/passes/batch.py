@@ -93,7 +93,8 @@ def _patch_reshape(
 def _patch_resize(draft: Draft, node: onnx.NodeProto, sizes: np.ndarray) -> None:
     """sizes over every axis -> sizes over all but the batch."""
     target = as_ints(sizes)
-    if attributes(node).get("axes") is None and target and target[0] == 1 and len(target) > 1:
+    cropped = len(node.input) > 1 and bool(node.input[1])  # its region lists every axis
+    if attributes(node).get("axes") is None and target and target[0] == 1 and len(target) > 1 and not cropped:
         node.input[3] = draft.add_constant(f"{node.output[0]}/sizes", np.asarray(target[1:], np.int64))
         set_attribute(node, "axes", list(range(1, len(target))))
 

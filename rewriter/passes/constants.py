@@ -46,6 +46,39 @@ def fold(draft: Draft) -> None:
     drop_unread(draft)
 
 
+def fold_sizes(draft: Draft, types: Mapping[str, TensorType]) -> bool:
+    """Shape and Size of what shape inference knows become initializers, and all that follows from them; True
+    where anything changed. A free batch keeps its Shape nodes, but not its rank."""
+    outputs = {value.name for value in draft.graph.output}
+    kept: list[onnx.NodeProto] = []
+    for node in draft.graph.node:
+        value = None if outputs & set(node.output) else _static_size(node, types)
+        if value is None:
+            kept.append(node)
+        else:
+            draft.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+    if len(kept) == len(draft.graph.node):
+        return False
+    del draft.graph.node[:]
+    draft.graph.node.extend(kept)
+    fold(draft)
+    return True
+
+
+def _static_size(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> np.ndarray | None:
+    known = types.get(node.input[0]) if node.op_type in ("Shape", "Size") and not node.domain else None
+    if known is None or known.shape is None:
+        return None
+    given, sizes = attributes(node), list(known.shape)
+    if node.op_type == "Shape":
+        start, end = (given.get(key) for key in ("start", "end"))
+        sizes = sizes[start if isinstance(start, int) else None : end if isinstance(end, int) else None]
+    if not all(isinstance(size, int) for size in sizes):
+        return None
+    array = np.asarray(sizes, np.int64)
+    return array if node.op_type == "Shape" else np.asarray(array.prod(dtype=np.int64))
+
+
 def _small_arrays(draft: Draft) -> list[tuple[str, np.ndarray]]:
     return [
         (t.name, numpy_helper.to_array(t))

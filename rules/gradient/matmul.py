@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...rewriter.emit import Emit
 from ...rewriter.graph import Value
 from ...rewriter.linear import Adjoint, Broadcast, Chain, Dense, LeftTimes, Linear, Local, Permute, RightTimes, Scale
@@ -71,35 +73,39 @@ class Drop:
 class Contraction:
     """Einsum in one operand, the others fixed: the transpose exchanges that operand's letters and y's."""
 
-    def __init__(self, terms: list[str], result: str, i: int, values: list[Value]) -> None:
+    def __init__(self, terms: Sequence[str], result: str, i: int, values: list[Value]) -> None:
         self.terms, self.result, self.i, self.values = terms, result, i, values
 
     def push(self, g: Emit, t: Value) -> Value:
         return self._apply(g, t, self.terms, self.result)
 
     def pull(self, g: Emit, ct: Value) -> Value:
+        """Letters that stand nowhere else were summed over: ones along them repeat the cotangent."""
+        mine = self.terms[self.i]
         terms = [self.result if k == self.i else term for k, term in enumerate(self.terms)]
-        return self._apply(g, ct, terms, self.terms[self.i])
+        summed = [letter for letter in mine if not any(letter in term for term in terms)]
+        if not summed:
+            return self._apply(g, ct, terms, mine)
+        sizes = g.join(*(g.size(self.values[self.i], mine.index(letter)) for letter in summed))
+        ones = g.Expand(g.number(1.0, ct), sizes)
+        return self._apply(g, ct, [*terms, "".join(summed)], mine, ones)
 
-    def _apply(self, g: Emit, v: Value, terms: list[str], result: str) -> Value:
-        operands = [v if k == self.i else value for k, value in enumerate(self.values)]
+    def _apply(self, g: Emit, v: Value, terms: Sequence[str], result: str, *more: Value) -> Value:
+        operands = [v if k == self.i else value for k, value in enumerate(self.values)] + list(more)
         value: Value = g.Einsum(*operands, equation=f"{','.join(terms)}->{result}")
         return value
 
 
 @GRADIENT.on("Einsum")
 def einsum(site: Site, g: Emit) -> Local:
-    """Any contraction in which every letter of an active operand stands in y or in another operand."""
+    """Any contraction without ellipsis or diagonal. Without '->' y has the letters that stand once, in
+    alphabetical order."""
     left, arrow, result = str(site.attr("equation")).replace(" ", "").partition("->")
     terms = left.split(",")
+    result = result if arrow else "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
     for i, term in enumerate(terms):
-        others = set(result).union(*(set(other) for k, other in enumerate(terms) if k != i))
-        if site.active[i] and (
-            not arrow or "." in left or len(set(term)) < len(term) or not set(term) <= others
-        ):
-            raise Refuse(
-                "an Einsum with an ellipsis, a repeated letter, no '->' or a plain sum over an index"
-            )
+        if site.active[i] and ("." in left or len(set(term)) < len(term)):
+            raise Refuse("an Einsum with an ellipsis or a diagonal (a letter twice in one operand)")
     values = list(site.node.inputs)
     return Local(
         *(Contraction(terms, result, i, values) if site.active[i] else None for i in range(len(terms)))

@@ -177,8 +177,13 @@ def top_k(site: Site, g: Emit) -> Local:
 
 @GRADIENT.on("Pad")
 def pad(site: Site, g: Emit) -> Local:
-    """constant: a frame (negative widths crop). reflect, edge, wrap: a take by the padded positions."""
+    """constant: a frame (negative widths crop). reflect, edge, wrap: a take by the padded positions. Widths
+    may come at run time."""
     rank, mode = site.rank, site.attr("mode", "constant")
+    if any(site.active[2:]):
+        raise Refuse("the padding value depends on the explained input")
+    if site.constant(1) is None:
+        return Local(_pad_live(site, g, mode))
     widths = [int(width) for width in site.required(1, "the pad widths").ravel()]
     axes = list(range(rank))
     if site.input(3) is not None:
@@ -205,6 +210,35 @@ def _repad(site: Site, g: Emit, axis: int, before: int, after: int, mode: str) -
     return Take(length, g.Pad(positions, g.ints(before, after), mode=mode), axis)
 
 
+def _pad_live(site: Site, g: Emit, mode: str) -> Linear:
+    """The widths are a run-time tensor, begins then ends of every padded axis."""
+    widths, axes = site.node.inputs[1], list(range(site.rank))
+    if site.input(3) is not None:
+        axes = [int(axis) % site.rank for axis in site.required(3, "the padded axes")]
+    if mode == "constant":
+        return LiveFrame(widths, g.ints(*axes))
+    takes: list[Linear] = []
+    for i, axis in enumerate(axes):
+        if axis:
+            pair, length = g.Gather(widths, g.ints(i, i + len(axes)), axis=0), g.size(site.data, axis)
+            positions = g.Range(g.scalar(0), g.Squeeze(length), g.scalar(1))
+            takes.append(Take(length, g.Pad(positions, pair, mode=mode), axis))
+    return Chain(*takes)
+
+
+class LiveFrame:
+    """Constant padding by run-time widths; the transpose pads by the negative widths."""
+
+    def __init__(self, widths: Value, axes: Value) -> None:
+        self.widths, self.axes = widths, axes
+
+    def push(self, g: Emit, t: Value) -> Value:
+        return g.Pad(t, self.widths, 0.0, self.axes)
+
+    def pull(self, g: Emit, ct: Value) -> Value:
+        return g.Pad(ct, g.Neg(self.widths), 0.0, self.axes)
+
+
 @GRADIENT.on("DepthToSpace")
 def depth_to_space(site: Site, g: Emit) -> Local:
     """Channels become blocks of pixels, in DCR or CRD order."""
@@ -213,8 +247,8 @@ def depth_to_space(site: Site, g: Emit) -> Local:
 
 @GRADIENT.on("SpaceToDepth")
 def space_to_depth(site: Site, g: Emit) -> Local:
-    """Blocks of pixels become channels: the inverse, and so the transpose, of DepthToSpace DCR."""
-    return Local(Adjoint(Blocks(site.y, int(site.attr("blocksize")), "DCR")))
+    """Blocks of pixels become channels: the inverse, and so the transpose, of DepthToSpace of the same mode."""
+    return Local(Adjoint(Blocks(site.y, int(site.attr("blocksize")), site.attr("mode", "DCR"))))
 
 
 @GRADIENT.on("CumSum")

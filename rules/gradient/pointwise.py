@@ -26,9 +26,9 @@ def relu(site: Site, g: Emit) -> Local:
 
 @GRADIENT.on("Clip")
 def clip(site: Site, g: Emit) -> Local:
-    """y = min(max(x, low), high); f' = [low < x < high], strictly, as ReLU6 in PyTorch."""
+    """y = min(max(x, low), high); f' = [low < y < high], strictly, as ReLU6 in PyTorch. Read from y, as Relu."""
     low, high = bounds(site)
-    return Local(Keep() if low is None and high is None else Scale(step(g, site.data, low, high)))
+    return Local(Keep() if low is None and high is None else Scale(step(g, site.y, low, high)))
 
 
 @GRADIENT.on("LeakyRelu")

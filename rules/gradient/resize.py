@@ -29,9 +29,11 @@ def resize(site: Site, g: Emit) -> Local:
     rank = rank_of(site.data)
     if any(site.active[1:]):
         raise Refuse("its scales or its region depend on the explained input")
-    if site.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Refuse("keep_aspect_ratio_policy other than stretch")
     axes = [int(axis) % rank for axis in (site.attr("axes") or range(rank))]
+    if site.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        if 0 in axes:
+            raise Refuse("keep_aspect_ratio_policy over all axes; name the image's own with axes=")
+        return Local(Chain(*(_jointly(site, g, i, axes) for i in range(len(axes)))))
     whole = _replicates(site, axes)
     if whole is not None:
         return Local(whole)
@@ -71,6 +73,20 @@ def _along(site: Site, g: Emit, i: int, axis: int, count: int) -> Linear | None:
         mine = g.Slice(site.input(3), g.ints(i), g.ints(i + 1))
         probe = g.Resize(eye, roi, None, g.join(g.ints(1, 1), n, mine), **attrs)
     return Along(g.Reshape(probe, g.join(n, g.ints(-1))), axis, rank)
+
+
+def _jointly(site: Site, g: Emit, i: int, axes: list[int]) -> Linear:
+    """The matrix of one axis where the scale depends on all of them (keep_aspect_ratio_policy): Resize of
+    n images that are constant along the other axes, the k-th one only in line k."""
+    n, rest = g.size(site.data, axes[i]), [g.size(site.data, axis) for axis in axes]
+    lines = g.join(*(n if k == i else g.ints(1) for k in range(len(axes))))
+    images = g.Expand(g.Reshape(g.EyeLike(g.zeros(site.data, n, n)), g.join(g.ints(1), n, lines)), g.join(n, *rest))
+    attrs: dict[str, Any] = {key: site.attr(key) for key in (*SHAPE_ATTRIBUTES, "keep_aspect_ratio_policy")}
+    probe = g.Resize(images, None, None, site.input(3), axes=[2 + k for k in range(len(axes))], **attrs)
+    for k in range(len(axes)):
+        if k != i:
+            probe = g.Slice(probe, g.ints(0), g.ints(1), g.ints(2 + k))
+    return Along(g.Reshape(probe, g.join(n, g.ints(-1))), axes[i], site.rank)
 
 
 def _roi(site: Site, g: Emit, i: int, count: int) -> Value:

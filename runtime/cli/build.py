@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...rewriter.errors import OptionError
 from ..compiling import compile
 from .options import (
     External,
@@ -65,7 +66,10 @@ def compile_command(
         external_data=external_data,
         **settings_of(settings),
     )
-    path = explainer.save(out or Path(f"{model.stem}.{method}.onnx"))
+    path = out or Path(f"{model.stem}.{method}.onnx")
+    if path.exists() and path.samefile(model):
+        raise OptionError(f"--out {str(path)!r} is the model itself; give the explanation another name")
+    explainer.save(path)
     print(f"{path}: {method} of {model.name}, {len(explainer.card.rules)} nodes explained")
     for note in explainer.card.approximations:
         print(f"  note: {note}")

@@ -10,6 +10,8 @@ import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 
 SILENT = 4
+TYPES = (("Cast", "to"), ("GroupNormalization", "stash_type"))
+"""Attributes that name a type to compute in."""
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:
@@ -53,7 +55,7 @@ def _widen(graph: onnx.GraphProto) -> None:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            if (node.op_type, attribute.name) in TYPES and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.DOUBLE
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
@@ -62,8 +64,8 @@ def _widen(graph: onnx.GraphProto) -> None:
                 attribute.CopyFrom(
                     onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(values, np.float64)))
                 )
-            for inner in (attribute.g, *attribute.graphs):
-                _widen(inner)
+            if attribute.HasField("g"):
+                _widen(attribute.g)
 
 
 def _widen_tensor(tensor: TensorProto) -> None:

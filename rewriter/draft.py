@@ -74,6 +74,7 @@ def draft(source: onnx.ModelProto) -> Draft:
         t.values.name for t in source.graph.sparse_initializer
     }
     model.graph.input.extend(value for value in source.graph.input if value.name not in parameters)
+    model.ir_version = max(model.ir_version, 4)  # before, every initializer had to be an input too
     _one_default_domain(model)
     return Draft(model, weights)
 

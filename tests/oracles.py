@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,11 @@ def _inside(at: Ints, sizes: Ints) -> bool:
     return all(0 <= a < size for a, size in zip(at, sizes, strict=True))
 
 
+def _at(*parts: Any) -> Any:
+    """An index of slices and numbers, whose type numpy's stubs cannot follow."""
+    return parts
+
+
 def conv(x: Array, w: Array, window: Window, group: int, sizes: Ints) -> Array:
     """y[n, m, o] = Σ w[m, c, k] x[n, c, o s - p + k d]; sizes: spatial sizes of y."""
     outs, ins = w.shape[0] // group, w.shape[1]
@@ -49,9 +55,9 @@ def conv(x: Array, w: Array, window: Window, group: int, sizes: Ints) -> Array:
         for k, place in window.cells(at):
             if _inside(place, x.shape[2:]):
                 for b in range(group):
-                    part = x[(slice(None), slice(b * ins, (b + 1) * ins), *place)]
+                    part = x[_at(slice(None), slice(b * ins, (b + 1) * ins), *place)]
                     mine = slice(b * outs, (b + 1) * outs)
-                    y[(slice(None), mine, *at)] += part @ w[(mine, slice(None), *k)].T
+                    y[_at(slice(None), mine, *at)] += part @ w[_at(mine, slice(None), *k)].T
     return y
 
 
@@ -64,8 +70,8 @@ def conv_vjp(ct: Array, w: Array, window: Window, group: int, sizes: Ints) -> Ar
             if _inside(place, sizes):
                 for b in range(group):
                     mine = slice(b * outs, (b + 1) * outs)
-                    part = ct[(slice(None), mine, *at)] @ w[(mine, slice(None), *k)]
-                    dx[(slice(None), slice(b * ins, (b + 1) * ins), *place)] += part
+                    part = ct[_at(slice(None), mine, *at)] @ w[_at(mine, slice(None), *k)]
+                    dx[_at(slice(None), slice(b * ins, (b + 1) * ins), *place)] += part
     return dx
 
 
@@ -90,7 +96,7 @@ def average_pool_vjp(ct: Array, x: Array, window: Window, include_pad: bool) -> 
         counted = [p for p in places if all(a <= q < b for a, q, b in zip(low, p, high, strict=True))]
         for place in places:
             if _inside(place, sizes):
-                dx[(slice(None), slice(None), *place)] += ct[(slice(None), slice(None), *at)] / len(counted)
+                dx[_at(..., *place)] += ct[_at(..., *at)] / len(counted)
     return dx
 
 
@@ -104,7 +110,7 @@ def moved_vjp(ct: Array, sizes: Ints, move: Callable[[Array], Array]) -> Array:
     return dx[1:].reshape(tuple(sizes))
 
 
-def resize_matrix(size: int, out: int, scale: float, mode: str, coordinates: str, rounding: str) -> Array:
+def resize_matrix(size: int, out: int, scale: float, mode: str, rounding: str, coordinates: str) -> Array:
     """Interpolation along one axis, (size, out): nearest, linear, cubic (a = -0.75), borders clamped."""
     matrix = np.zeros((size, out))
     for j in range(out):
@@ -126,7 +132,9 @@ def _taps(at: float, mode: str, rounding: str) -> list[tuple[int, float]]:
     base = int(np.floor(at))
     r = at - base
     if mode == "nearest":
-        up = {"floor": False, "ceil": r > 0, "round_prefer_floor": r > 0.5, "round_prefer_ceil": r >= 0.5}[rounding]
+        up = {"floor": False, "ceil": r > 0, "round_prefer_floor": r > 0.5, "round_prefer_ceil": r >= 0.5}[
+            rounding
+        ]
         return [(base + int(up), 1.0)]
     if mode == "linear":
         return [(base, 1 - r), (base + 1, r)]
@@ -139,5 +147,9 @@ def _taps(at: float, mode: str, rounding: str) -> list[tuple[int, float]]:
 def unbroadcast(ct: Array, sizes: Ints) -> Array:
     """Σ over the axes along which ONNX's broadcasting repeated a tensor of these sizes."""
     lead = ct.ndim - len(sizes)
-    axes = [*range(lead), *(lead + i for i, size in enumerate(sizes) if size == 1 and ct.shape[lead + i] != 1)]
-    return ct.sum(axis=tuple(axes), keepdims=True).reshape(tuple(sizes))
+    axes = [
+        *range(lead),
+        *(lead + i for i, size in enumerate(sizes) if size == 1 and ct.shape[lead + i] != 1),
+    ]
+    summed: Array = ct.sum(axis=tuple(axes), keepdims=True).reshape(tuple(sizes))
+    return summed

@@ -35,7 +35,7 @@ SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
 
 
 def observe(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array]:
-    """Input tensors of all kinked nodes, as onnxruntime computes them without graph optimisation."""
+    """The outputs and the inputs of all kinked nodes, as onnxruntime computes them without graph optimisation."""
     initial = {value.name for value in model.graph.input}
     names = {node.input[0] for node in model.graph.node if node.op_type in KINKED} - initial
     own = [value.name for value in model.graph.output]
@@ -45,8 +45,7 @@ def observe(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array]:
         data = model.SerializeToString()
     finally:
         del model.graph.output[len(own) :]
-    values = session(data).run(added, dict(feeds)) if added else []
-    return dict(zip(added, values, strict=True))
+    return dict(zip([*own, *added], session(data).run(None, dict(feeds)), strict=True))
 
 
 def session(data: bytes) -> ort.InferenceSession:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -11,14 +11,15 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..draft import Draft, attributes, heavy
+from .shapes import TensorType
 
 EXACT = frozenset(
-    "Cast Concat ConstantOfShape Expand Flatten Gather Identity Range Reshape Shape Size Slice Squeeze Tile "
+    "Cast Concat ConstantOfShape Expand Flatten Gather Identity Reshape Shape Size Slice Squeeze Tile "
     "Transpose Unsqueeze".split()
 )
 """Operators whose result is the same to the bit whoever computes it: data movement, and integers."""
 
-INTEGER = frozenset("Add Sub Mul Equal Where ReduceProd Less Greater Not And Max Min".split())
+INTEGER = frozenset("Add Sub Mul Equal Where Range ReduceProd Less Greater Not And Max Min".split())
 
 MAX_ELEMENTS = 16_384
 """A fold must not make the file grow: larger results (weights made by ConstantOfShape, say) stay nodes."""
@@ -31,7 +32,7 @@ def fold(draft: Draft) -> None:
     outputs = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.op_type == "Constant" and not node.domain:
+        if node.op_type == "Constant" and not node.domain and not _wide(node):
             _lift_constant(draft, node, known)
             continue
         values = _evaluate(node, known) if not outputs & set(node.output) else None
@@ -109,6 +110,11 @@ def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarr
         draft.graph.initializer.append(tensor)
 
 
+def _wide(node: onnx.NodeProto) -> bool:
+    """A sparse constant that would fill much memory as a dense one."""
+    return any(_elements(attribute.sparse_tensor.dims) > MAX_ELEMENTS for attribute in node.attribute)
+
+
 def _run(node: onnx.NodeProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [np.asarray(value) for value in ReferenceEvaluator(node).run(None, feeds)]
 
@@ -124,7 +130,13 @@ def _evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> list[np.nda
     if node.op_type == "Cast" and attributes(node).get("to") not in _PLAIN:
         return None
     feeds = dict(zip([name for name in node.input if name], arrays, strict=True))
-    values = _run(node, feeds)
+    try:
+        with np.errstate(all="raise"):  # a number that does not fit its new type becomes what the machine likes
+            values = _run(node, feeds)
+    except Exception:
+        # What the evaluator raises is whatever numpy raised: the node asks for the impossible. It stays, for
+        # shape inference or the runtime to name.
+        return None
     return values if all(value.size <= MAX_ELEMENTS for value in values) else None
 
 
@@ -140,8 +152,13 @@ def _too_large(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool:
     if node.op_type == "Tile":
         return _elements(arrays[1].ravel().tolist()) * arrays[0].size > MAX_ELEMENTS
     if node.op_type == "Range":
-        start, limit, delta = (float(array) for array in arrays)
+        start, limit, delta = (array.item() if array.size == 1 else 0 for array in arrays)
         return delta == 0 or (limit - start) / delta > MAX_ELEMENTS
+    if node.op_type == "Gather" and len(arrays) == 2:
+        return max(1, arrays[0].size) * arrays[1].size > MAX_ELEMENTS
+    if node.op_type in INTEGER and node.op_type != "ReduceProd":
+        widest = [max((a.shape[-i] for a in arrays if a.ndim >= i), default=1) for i in range(1, 9)]
+        return _elements(widest) > MAX_ELEMENTS
     return sum(array.size for array in arrays) > MAX_ELEMENTS
 
 

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+import onnx
 from onnx import inliner
 
 from ..draft import Draft
+from ..errors import ModelError
+
+MAX_NODES = 200_000
+"""A few functions that call each other twice over double the graph at every level."""
 
 
 def inline(draft: Draft) -> None:
-    """Inline every function the model defines, so that rules meet operators only."""
-    if draft.model.functions:
-        draft.model = inliner.inline_local_functions(draft.model)
+    """Inline every function the model defines, so that rules meet operators only. Raises ModelError where
+    they would unfold into more than MAX_NODES nodes."""
+    if not draft.model.functions:
+        return
+    sizes: dict[Key, int] = {}
+    functions = {(f.domain, f.name, f.overload): f for f in draft.model.functions}
+    count = _count(draft.graph.node, functions, sizes)
+    if count > MAX_NODES:
+        raise ModelError(f"the model's functions unfold into {count} nodes, over the cap of {MAX_NODES}")
+    draft.model = inliner.inline_local_functions(draft.model)
+
+
+Key = tuple[str, str, str]
+
+
+def _count(
+    nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, onnx.FunctionProto], sizes: dict[Key, int]
+) -> int:
+    """Number of nodes after inlining; the checker has refused recursion before."""
+    total = 0
+    for node in nodes:
+        key = (node.domain, node.op_type, node.overload)
+        if key in functions and key not in sizes:
+            sizes[key] = _count(functions[key].node, functions, sizes)
+        total += sizes.get(key, 1)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                total += _count(graph.node, functions, sizes)
+    return total

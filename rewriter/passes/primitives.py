@@ -167,9 +167,13 @@ def _dynamic_counts(g: Emit, x: Value, y: Value, window: dict[str, Any], dilatio
     ones = g.Expand(g.constant(one), g.join(g.ints(1, 1), g.Shape(x, start=2)))
     if any(pads):
         wide = g.ints(0, 0, *pads[:rank], 0, 0, *pads[rank:])
-        ones = g.Pad(ones, wide, g.constant(one if window.get("count_include_pad", 0) else one * 0))
+        ones = g.Pad(
+            ones, wide, g.constant(one if window.get("count_include_pad", 0) else np.zeros_like(one))
+        )
     if window.get("ceil_mode", 0):
-        ones = g.Pad(ones, g.ints(*[0] * (rank + 4), *(s - 1 for s in strides)), g.constant(one * 0))
+        ones = g.Pad(
+            ones, g.ints(*[0] * (rank + 4), *(s - 1 for s in strides)), g.constant(np.zeros_like(one))
+        )
     weight = g.constant(np.ones((1, 1, *kernel), x.dtype))
     counts = g.Conv(
         ones, weight, strides=strides, dilations=dilations, kernel_shape=kernel, pads=[0] * 2 * rank, group=1

@@ -37,6 +37,50 @@ def infer(draft: Draft, *, strict: bool = False) -> dict[str, TensorType]:
     return declared | types
 
 
+MAX_VECTOR = 2**20
+"""Longest vector that shape inference may be asked to follow element by element."""
+
+
+def vet_vectors(draft: Draft) -> None:
+    """Refuse vectors so long that propagating shape data through them would take gigabytes. onnx follows the
+    elements of every tensor of rank 1 that meets an operator of shape arithmetic, whatever its type."""
+    try:
+        graph = shape_inference.infer_shapes(draft.closed()).graph
+    except (shape_inference.InferenceError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"the model's shapes do not fit together: {reason}") from error
+    _vet_graph(graph, {}, draft.opset)
+
+
+def _vet_graph(graph: onnx.GraphProto, outer: dict[str, int], opset: int) -> None:
+    lengths = outer | {
+        value.name: _length(value) for value in (*graph.value_info, *graph.output, *graph.input)
+    }
+    lengths |= {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1}
+    for node in graph.node:
+        longest = max((lengths.get(name, 0) for name in node.input), default=0)
+        if longest > MAX_VECTOR and _propagates(node, opset):
+            raise ModelError(
+                f"{node.op_type} at {node.name or node.output[0]!r} reads a vector of {longest} elements, over the "
+                f"cap of {MAX_VECTOR}; give it a second axis"
+            )
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _vet_graph(inner, lengths, opset)
+
+
+def _length(value: onnx.ValueInfoProto) -> int:
+    shape = tensor_type(value).shape
+    length = shape[0] if shape is not None and len(shape) == 1 else 0
+    return length if isinstance(length, int) else 0
+
+
+def _propagates(node: onnx.NodeProto, opset: int) -> bool:
+    if node.domain or not onnx.defs.has(node.op_type):
+        return False
+    return bool(onnx.defs.get_schema(node.op_type, opset).has_data_propagation_function)
+
+
 def tensor_type(value: onnx.ValueInfoProto) -> TensorType:
     if not value.type.HasField("tensor_type"):
         return TensorType(None, None)

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 from ...rewriter.emit import Emit
 from ...rewriter.graph import Value
-from ...rewriter.linear import Adjoint, Broadcast, Chain, Dense, LeftTimes, Linear, Local, Permute, RightTimes, Scale
+from ...rewriter.linear import (
+    Adjoint,
+    Broadcast,
+    Chain,
+    Dense,
+    LeftTimes,
+    Linear,
+    Local,
+    Permute,
+    RightTimes,
+    Scale,
+)
 from ...rewriter.site import Refuse, Site, rank_of
 from .base import GRADIENT
 
@@ -42,7 +53,11 @@ def matmul(site: Site, g: Emit) -> Local:
         a, y = widen(g, a, 0), widen(g, y, len(y.shape) - (not column))
     if column:
         b, y = widen(g, b, 1), widen(g, y, len(y.shape))
-    back = [Drop(axis - len(y.shape)) for axis, lost in ((len(y.shape) - 2, row), (len(y.shape) - 1, column)) if lost]
+    back = [
+        Drop(axis - len(y.shape))
+        for axis, lost in ((len(y.shape) - 2, row), (len(y.shape) - 1, column))
+        if lost
+    ]
     left = Chain(*([Adjoint(Drop(0))] if row else []), RightTimes(b, a, y), *back)
     right = Chain(*([Adjoint(Drop(1))] if column else []), LeftTimes(a, b, y), *back)
     return Local(left, right)
@@ -102,7 +117,11 @@ def einsum(site: Site, g: Emit) -> Local:
     alphabetical order."""
     left, arrow, result = str(site.attr("equation")).replace(" ", "").partition("->")
     terms = left.split(",")
-    result = result if arrow else "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    result = (
+        result
+        if arrow
+        else "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
+    )
     for i, term in enumerate(terms):
         if site.active[i] and ("." in left or len(set(term)) < len(term)):
             raise Refuse("an Einsum with an ellipsis or a diagonal (a letter twice in one operand)")

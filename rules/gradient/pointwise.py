@@ -27,6 +27,8 @@ def relu(site: Site, g: Emit) -> Local:
 @GRADIENT.on("Clip")
 def clip(site: Site, g: Emit) -> Local:
     """y = min(max(x, low), high); f' = [low < y < high], strictly, as ReLU6 in PyTorch. Read from y, as Relu."""
+    if any(site.active[1:]):
+        raise Refuse("its bounds depend on the explained input")
     low, high = bounds(site)
     return Local(Keep() if low is None and high is None else Scale(step(g, site.y, low, high)))
 

@@ -16,7 +16,19 @@ def window(site: Site, *more: str) -> dict[str, Any]:
     """The window as the node states it; the canonical form wrote its pads out."""
     if site.attr("auto_pad", "NOTSET") != "NOTSET":
         raise Refuse("its padding depends on a size that is not static; fix the input shape with shapes=")
+    if site.attr("ceil_mode", 0):
+        _vet_last_window(site)
     return {key: site.attr(key) for key in (*WINDOW, *more)}
+
+
+def _vet_last_window(site: Site) -> None:
+    """onnx's shape inference counts a last window that starts behind x, in the padding; onnxruntime does not."""
+    if site.data.shape is None or site.y.shape is None:
+        return
+    sizes = zip(site.data.shape[2:], site.y.shape[2:], site.attr("strides"), site.attr("pads"), strict=False)
+    for size, count, stride, pad in sizes:
+        if isinstance(size, int) and isinstance(count, int) and (count - 1) * stride - pad >= size:
+            raise Refuse("its last window lies in the padding (ceil_mode); export it without ceil_mode")
 
 
 @GRADIENT.on("MaxPool")

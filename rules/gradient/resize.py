@@ -80,7 +80,9 @@ def _jointly(site: Site, g: Emit, i: int, axes: list[int]) -> Linear:
     n images that are constant along the other axes, the k-th one only in line k."""
     n, rest = g.size(site.data, axes[i]), [g.size(site.data, axis) for axis in axes]
     lines = g.join(*(n if k == i else g.ints(1) for k in range(len(axes))))
-    images = g.Expand(g.Reshape(g.EyeLike(g.zeros(site.data, n, n)), g.join(g.ints(1), n, lines)), g.join(n, *rest))
+    images = g.Expand(
+        g.Reshape(g.EyeLike(g.zeros(site.data, n, n)), g.join(g.ints(1), n, lines)), g.join(n, *rest)
+    )
     attrs: dict[str, Any] = {key: site.attr(key) for key in (*SHAPE_ATTRIBUTES, "keep_aspect_ratio_policy")}
     probe = g.Resize(images, None, None, site.input(3), axes=[2 + k for k in range(len(axes))], **attrs)
     for k in range(len(axes)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,7 @@ from onnxplain.rewriter.testing import Maps, Subject, apply, check_adjoint, chec
 from onnxplain.rules.gradient import GRADIENT
 from tests.rules.forward import Runner
 
-Dims = Sequence[int | str]
-Attribute = int | float | str | Sequence[int] | Sequence[float]
+Dims = Sequence[Any]  # sizes and symbols
 
 
 def one_node(
@@ -24,7 +24,7 @@ def one_node(
     rank: int = 4,
     outputs: int = 1,
     opset: int = 18,
-    **attributes: Attribute,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """y, y1, ... = op(*order); order: names of inputs and constants, '' for an omitted one."""
     constants = constants or {}
@@ -68,9 +68,9 @@ class Probe:
             check_tangent(model, GRADIENT, feeds, rng, run=self.run, subject=subject)
         self.y = primal(self.both, feeds, self.run)
         shape = self.y.shape if rows is None else (rows, *self.y.shape[1:])
-        self.ct = rng.uniform(-1, 1, shape).astype(np.float32)
+        self.ct = rng.uniform(-1, 1, shape).astype(self.y.dtype)
         tangents = {
-            name: np.zeros(feeds[name].shape if rows is None else (rows, *feeds[name].shape[1:]), np.float32)
+            name: np.zeros((rows or len(feeds[name]), *feeds[name].shape[1:]), feeds[name].dtype)
             for name in inputs
         }
         _, pulled = apply(self.both, feeds, tangents, self.ct, self.run)
@@ -80,4 +80,6 @@ class Probe:
         """float32 sums of up to a few hundred terms: 1e-5 of the largest element (measured: below 2e-6)."""
         got = self.pulled[name]
         assert got.shape == expected.shape
-        assert np.abs(got - expected).max(initial=0) <= 1e-5 * max(1.0, float(np.abs(expected).max(initial=0)))
+        assert np.abs(got - expected).max(initial=0) <= 1e-5 * max(
+            1.0, float(np.abs(expected).max(initial=0))
+        )

@@ -62,7 +62,9 @@ def _widen(graph: onnx.GraphProto) -> None:
             if attribute.name in ("value_float", "value_floats"):
                 values = attribute.f if attribute.name == "value_float" else list(attribute.floats)
                 attribute.CopyFrom(
-                    onnx.helper.make_attribute("value", numpy_helper.from_array(np.asarray(values, np.float64)))
+                    onnx.helper.make_attribute(
+                        "value", numpy_helper.from_array(np.asarray(values, np.float64))
+                    )
                 )
             if attribute.HasField("g"):
                 _widen(attribute.g)
@@ -70,4 +72,6 @@ def _widen(graph: onnx.GraphProto) -> None:
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+        )

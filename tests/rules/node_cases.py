@@ -29,7 +29,6 @@ from onnxplain.rewriter.testing import Subject, check_adjoint, difference
 from onnxplain.rules.gradient import GRADIENT
 from onnxplain.rules.gradient.inert import INERT
 from onnxplain.rules.registry import find
-
 from tests.rules.forward import Runner, widened
 
 Feeds = Mapping[str, np.ndarray]
@@ -39,11 +38,12 @@ LAST_OPSET, LAST_IR = 26, 13
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 
 REQUIRED = frozenset(
-    "Conv ConvTranspose Gemm MatMul Relu LeakyRelu PRelu Clip Sigmoid Tanh Softplus Elu Selu HardSigmoid HardSwish Mish "
-    "Gelu Erf Exp Log Sqrt Pow Reciprocal Abs Neg Softmax LogSoftmax MaxPool GlobalMaxPool AveragePool GlobalAveragePool "
-    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 BatchNormalization InstanceNormalization GroupNormalization "
-    "LayerNormalization LRN Add Sub Mul Div Sum Mean Max Min Where Concat Split Reshape Flatten Squeeze Unsqueeze "
-    "Transpose Expand Tile Gather Slice Pad Resize Upsample DepthToSpace SpaceToDepth Identity Dropout Cast".split()
+    "Conv ConvTranspose Gemm MatMul Relu LeakyRelu PRelu Clip Sigmoid Tanh Softplus Elu Selu HardSigmoid "
+    "HardSwish Mish Gelu Erf Exp Log Sqrt Pow Reciprocal Abs Neg Softmax LogSoftmax MaxPool GlobalMaxPool "
+    "AveragePool GlobalAveragePool ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 BatchNormalization "
+    "InstanceNormalization GroupNormalization LayerNormalization LRN Add Sub Mul Div Sum Mean Max Min "
+    "Where Concat Split Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Gather Slice Pad Resize "
+    "Upsample DepthToSpace SpaceToDepth Identity Dropout Cast".split()
 )
 """Operators that must be covered."""
 
@@ -82,7 +82,7 @@ class Case:
     @property
     def op(self) -> str:
         """The operator under test; for the expansion of a function, the function."""
-        return _functions().get(self.name.partition("_expanded")[0], self.model.graph.node[0].op_type)
+        return _FUNCTIONS.get(self.name.partition("_expanded")[0], str(self.model.graph.node[0].op_type))
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,15 @@ class Outcome:
 
 
 _FUNCTIONS: dict[str, str] = {}
-
-
-def _functions() -> dict[str, str]:
-    return _FUNCTIONS
+"""Case -> its operator, for every case that is not an expansion."""
 
 
 def load_cases() -> list[Case]:
     """All node tests, in the loader's order."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the generators overflow and divide by zero on purpose
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # the generators overflow and divide by zero on purpose
         loaded = load_model_tests(kind="node")
     cases = []
     for item in loaded:
@@ -128,17 +127,20 @@ def _verdict(case: Case) -> Outcome:
     floats = [
         value.name
         for value, data in zip(graph.input, case.inputs, strict=False)
-        if value.type.tensor_type.elem_type in FLOATS and isinstance(data, np.ndarray)
+        if value.type.tensor_type.elem_type in FLOATS and _array(data) is not None
     ]
     outputs = [value for value in graph.output if value.type.tensor_type.elem_type in FLOATS]
     if not floats or not outputs:
         what = "input" if not floats else "output"
         return Outcome(case.name, case.op, Status.NOT_DIFFERENTIABLE, f"no float32 or float64 {what}")
     if case.op in INERT:
-        return Outcome(case.name, case.op, Status.NOT_DIFFERENTIABLE, "piecewise constant, or reads the shape only")
+        return Outcome(
+            case.name, case.op, Status.NOT_DIFFERENTIABLE, "piecewise constant, or reads the shape only"
+        )
     if any(node.domain not in ("", "ai.onnx") for node in graph.node):
         return Outcome(case.name, case.op, Status.OUT_OF_SCOPE, "an operator of another domain")
-    feeds = {v.name: np.asarray(x) for v, x in zip(graph.input, case.inputs, strict=False) if not isinstance(x, list)}
+    arrays = {v.name: _array(x) for v, x in zip(graph.input, case.inputs, strict=False)}
+    feeds = {name: array for name, array in arrays.items() if array is not None}
     model, problem = _runnable(case, feeds)
     if model is None:
         return Outcome(case.name, case.op, Status.CANNOT_RUN, problem)
@@ -151,7 +153,9 @@ def _runnable(case: Case, feeds: Feeds) -> tuple[onnx.ModelProto | None, str]:
     try:
         Runner()(case.model, feeds)
         return case.model, ""
-    except Exception as error:  # onnxruntime has a type an error; each means that there is nothing to compare with
+    except (
+        Exception
+    ) as error:  # onnxruntime has a type an error; each means that there is nothing to compare with
         problem = _first_line(error)
     lower = onnx.ModelProto()
     lower.CopyFrom(case.model)
@@ -163,8 +167,19 @@ def _runnable(case: Case, feeds: Feeds) -> tuple[onnx.ModelProto | None, str]:
         made = Runner()(lower, feeds)
     except Exception as error:  # as above
         return None, _first_line(error)
-    same = all(np.allclose(a, b, 1e-3, 1e-5, equal_nan=True) for a, b in zip(made, case.outputs, strict=True))
+    expected = [_array(output) for output in case.outputs]
+    same = all(
+        b is not None and np.allclose(a, b, 1e-3, 1e-5, equal_nan=True)
+        for a, b in zip(made, expected, strict=True)
+    )
     return (lower, "") if same else (None, problem)
+
+
+def _array(data: Any) -> np.ndarray | None:
+    """The loader gives arrays, scalars, TensorProtos, and for sequences and optionals lists and None."""
+    if isinstance(data, TensorProto):
+        return np.asarray(numpy_helper.to_array(data))
+    return np.asarray(data) if isinstance(data, (np.ndarray, np.generic, float, int)) else None
 
 
 def _first_line(error: Exception) -> str:
@@ -259,11 +274,12 @@ def _plain(text: str) -> str:
 
 def _near(feeds: Feeds, x: str, rng: np.random.Generator) -> Iterable[Feeds]:
     """The case's own data, then data 2 % off either way, then 20 % larger, in case its own sit on a kink or
-    at the end of the domain."""
+    at the end of the domain. Infinities and NaN become 1."""
     yield feeds
+    finite = np.where(np.isfinite(feeds[x]), feeds[x], 1)
     for low, high in ((-0.02, 0.02), (-0.02, 0.02), (0.1, 0.2)):
-        shift = rng.uniform(low, high, feeds[x].shape) * (1 + np.abs(feeds[x]))
-        yield {**feeds, x: (feeds[x] + shift).astype(feeds[x].dtype)}
+        shift = rng.uniform(low, high, finite.shape) * (1 + np.abs(finite))
+        yield {**feeds, x: (finite + shift).astype(feeds[x].dtype)}
 
 
 def _disagreement(
@@ -300,15 +316,21 @@ def _slope(
     model: onnx.ModelProto, feeds: Feeds, x: str, t: np.ndarray, index: int, run: Runner
 ) -> tuple[np.ndarray, float, float]:
     """(directional derivative, relative tolerance, rounding noise relative to y)."""
-    wide = {name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in feeds.items()}
+    wide = {
+        name: value.astype(np.float64) if value.dtype == np.float32 else value
+        for name, value in feeds.items()
+    }
     before = run(model, feeds)[index]
     try:
         model64 = widened(model)
         if np.allclose(run(model64, wide)[index], before, rtol=1e-4, atol=1e-5):
             fine, coarse = (
-                difference(lambda at: run(model64, at)[index], wide, {x: t}, 2.0**power) for power in (-18, -16)
+                difference(lambda at: run(model64, at)[index], wide, {x: t}, 2.0**power)
+                for power in (-18, -16)
             )
-            if np.allclose(fine, coarse, 1e-5, 1e-6):  # else a kernel that computes in float32 inside, or a kink
+            if np.allclose(
+                fine, coarse, 1e-5, 1e-6
+            ):  # else a kernel that computes in float32 inside, or a kink
                 return fine, 1e-4, 1e-9
     except Exception:  # no float64 kernel, or a type that must stay float32: the float32 forward pass decides
         pass

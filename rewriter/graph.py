@@ -18,7 +18,7 @@ from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
-from .passes.shapes import TensorType, fix_inputs, infer, vet_vectors
+from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
 if TYPE_CHECKING:
 
@@ -108,7 +108,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     if shapes:
         fix_inputs(work, dict(shapes))
     fold(work)
-    vet_vectors(work)
+    vet_shapes(work)
     drop_identities(work)
     drop_unread(work)
     free_batch(work)

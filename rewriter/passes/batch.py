@@ -12,12 +12,24 @@ from .shapes import TensorType, infer, set_shape, tensor_type
 
 BATCH = "N"
 
+ALONG_AXIS = {
+    "ArgMax": 0,
+    "ArgMin": 0,
+    "Hardmax": -1,
+    "LogSoftmax": -1,
+    "LpNormalization": -1,
+    "Softmax": -1,
+    "TopK": -1,
+}
+"""Operators that combine or rank the elements along one axis, with their default axis."""
+
 
 def free_batch(draft: Draft) -> None:
     """Replace a leading 1 of the inputs, and the 1s that Reshape and Resize repeat, by a symbol.
 
-    A proof by shape inference with two samples decides: unless every output then starts with 2, nothing is
-    changed and a note says that the file keeps its batch of one.
+    A proof with two samples decides: unless every output then starts with 2, and no operator works along an
+    axis that the second sample lengthened, nothing is changed and a note says that the file keeps its batch
+    of one.
     """
     fixed = [value for value in draft.graph.input if _leading(value) == 1]
     if not fixed or any(_symbolic(value) for value in draft.graph.input):
@@ -31,6 +43,7 @@ def free_batch(draft: Draft) -> None:
         return
     _set_batch(trial, {value.name for value in fixed}, BATCH)
     draft.model = trial.model
+    _forget_outputs(draft)
     types = infer(draft)
     for value in draft.graph.output:
         shape = types[value.name].shape
@@ -103,8 +116,7 @@ def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> st
     """Why two samples do not go through as two, or '' when they do."""
     two = Draft(_copy(trial.model), trial.weights)
     _set_batch(two, names, 2)
-    for value in two.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    _forget_outputs(two)
     try:
         after = infer(two, strict=True)
     except ModelError as error:
@@ -119,7 +131,54 @@ def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> st
         )
         if old[0] != 1 or new[0] != 2 or moved:
             return f"output {value.name!r} of shape {list(old)} becomes {list(new)} for two pictures"
+    constants = {t.name: as_ints(numpy_helper.to_array(t)) for t in two.graph.initializer if _indices(t)}
+    for node in two.graph.node:
+        if _grown(node, before, after) & set(_worked(node, after, constants)):
+            return f"{node.op_type} at {node.name!r} works along the batch"
     return ""
+
+
+def _forget_outputs(draft: Draft) -> None:
+    """A declared shape overrules the inferred one."""
+    for value in draft.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _indices(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) and len(tensor.dims) < 2
+
+
+def _grown(node: onnx.NodeProto, before: dict[str, TensorType], after: dict[str, TensorType]) -> set[int]:
+    """Axes of the first input that are twice as long with two samples."""
+    name = node.input[0] if node.input else ""
+    old = before[name].shape if name in before else None
+    new = after[name].shape if name in after else None
+    if old is None or new is None:
+        return set()
+    pairs = enumerate(zip(old, new, strict=False))
+    return {i for i, (a, b) in pairs if isinstance(a, int) and isinstance(b, int) and b == 2 * a and a > 0}
+
+
+def _worked(
+    node: onnx.NodeProto, types: dict[str, TensorType], constants: dict[str, list[int]]
+) -> list[int]:
+    """Axes along which a node combines or ranks elements."""
+    shape = types[node.input[0]].shape if node.input and node.input[0] in types else None
+    if shape is None or node.domain:
+        return []
+    rank, given = len(shape), attributes(node)
+    if node.op_type in ALONG_AXIS:
+        axis = given.get("axis", ALONG_AXIS[node.op_type])
+        return [axis % rank] if isinstance(axis, int) and rank else []
+    if node.op_type == "CumSum":
+        return [axis % rank for axis in constants.get(node.input[1], range(rank))]
+    if node.op_type == "MeanVarianceNormalization":
+        return as_ints(np.asarray(given.get("axes", [0, 2, 3])))
+    if not node.op_type.startswith("Reduce"):
+        return []
+    if len(node.input) < 2 or not node.input[1]:
+        return [] if given.get("noop_with_empty_axes") else list(range(rank))
+    return [axis % rank for axis in constants.get(node.input[1], range(rank))]
 
 
 def as_ints(values: np.ndarray) -> list[int]:

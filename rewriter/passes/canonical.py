@@ -6,6 +6,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..draft import Draft, attributes, rename_inputs, set_attribute
+from ..errors import ModelError
 from .shapes import TensorType
 
 POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
@@ -25,6 +26,7 @@ def explicit_windows(draft: Draft, types: dict[str, TensorType]) -> None:
         rank = len(kernel)
         strides = _ints(given.get("strides", [1] * rank))
         dilations = _ints(given.get("dilations", [1] * rank))
+        _vet_window(node, kernel, strides, dilations)
         explicit: dict[str, object] = {"kernel_shape": list(kernel), "strides": strides}
         if node.op_type in CONVOLUTIONS:
             explicit |= {"group": given.get("group", 1), "dilations": dilations}
@@ -38,6 +40,20 @@ def explicit_windows(draft: Draft, types: dict[str, TensorType]) -> None:
             set_attribute(node, "pads", pads)
             set_attribute(node, "auto_pad", None)
             set_attribute(node, "output_shape", None)
+
+
+def _vet_window(node: onnx.NodeProto, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
+    """Shape inference looks at these numbers only where the input's shape is known, and never at group."""
+    given, rank = attributes(node), len(kernel)
+    sizes = [*kernel, *strides, *dilations, given.get("group", 1)]
+    fits = (
+        len(strides) == len(dilations) == rank and len(_ints(given.get("pads", [0] * 2 * rank))) == 2 * rank
+    )
+    if not fits or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+        raise ModelError(
+            f"{node.op_type} at {node.name or node.output[0]!r}: kernel_shape, strides, pads, dilations and group "
+            "do not describe a window; export the model again"
+        )
 
 
 def _ints(values: object) -> list[int]:

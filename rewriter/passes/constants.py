@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..draft import Draft, attributes, heavy
+from ..errors import ModelError
 from .shapes import TensorType
 
 EXACT = frozenset(
@@ -94,12 +95,16 @@ def _elements(dims: Iterable[int]) -> int:
 
 def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarray]) -> None:
     name, given = node.output[0], attributes(node)
+    if len(given) != 1:
+        raise ModelError(f"Constant {name!r} has {len(given)} values instead of one; export the model again")
     kind, value = next(iter(given.items()))
     if isinstance(value, TensorProto):
         value.name = name
         tensor = value
-    elif kind.startswith("value_string") or kind == "sparse_value":
-        tensor = numpy_helper.from_array(_run(node, {})[0], name)
+    elif isinstance(value, onnx.SparseTensorProto):
+        tensor = numpy_helper.from_array(_dense(value, name), name)
+    elif kind.startswith("value_string"):
+        tensor = numpy_helper.from_array(np.asarray(value, object), name)
     else:
         tensor = numpy_helper.from_array(np.asarray(value, np.float32 if "float" in kind else np.int64), name)
     if _elements(tensor.dims) <= MAX_ELEMENTS:
@@ -108,6 +113,20 @@ def _lift_constant(draft: Draft, node: onnx.NodeProto, known: dict[str, np.ndarr
         draft.weights[name] = tensor
     else:
         draft.graph.initializer.append(tensor)
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str) -> np.ndarray:
+    """indices (NNZ,) count through the dense tensor, row-major; (NNZ, rank) address it."""
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    try:
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"sparse constant {name!r} is malformed: {error}; export the model again") from error
+    return dense
 
 
 def _wide(node: onnx.NodeProto) -> bool:
@@ -131,7 +150,9 @@ def _evaluate(node: onnx.NodeProto, known: dict[str, np.ndarray]) -> list[np.nda
         return None
     feeds = dict(zip([name for name in node.input if name], arrays, strict=True))
     try:
-        with np.errstate(all="raise"):  # a number that does not fit its new type becomes what the machine likes
+        with np.errstate(
+            all="raise"
+        ):  # a number that does not fit its new type becomes what the machine likes
             values = _run(node, feeds)
     except Exception:
         # What the evaluator raises is whatever numpy raised: the node asks for the impossible. It stays, for
@@ -155,9 +176,15 @@ def _too_large(node: onnx.NodeProto, arrays: list[np.ndarray]) -> bool:
         start, limit, delta = (array.item() if array.size == 1 else 0 for array in arrays)
         return delta == 0 or (limit - start) / delta > MAX_ELEMENTS
     if node.op_type == "Gather" and len(arrays) == 2:
-        return max(1, arrays[0].size) * arrays[1].size > MAX_ELEMENTS
+        data, index = arrays
+        axis = attributes(node).get("axis", 0)
+        rows = data.shape[axis] if isinstance(axis, int) and -data.ndim <= axis < data.ndim else 1
+        return data.size > MAX_ELEMENTS or data.size // max(1, rows) * index.size > MAX_ELEMENTS
     if node.op_type in INTEGER and node.op_type != "ReduceProd":
-        widest = [max((a.shape[-i] for a in arrays if a.ndim >= i), default=1) for i in range(1, 9)]
+        widest = [
+            max((a.shape[-i] for a in arrays if a.ndim >= i), default=1)
+            for i in range(1, max(a.ndim for a in arrays) + 1)
+        ]
         return _elements(widest) > MAX_ELEMENTS
     return sum(array.size for array in arrays) > MAX_ELEMENTS
 

@@ -16,7 +16,14 @@ IR_VERSION = 10
 
 def lift(draft: Draft) -> None:
     """Bring the default operator set to 18 or later by onnx's version converter; names, metadata and doc
-    strings of the source survive. Raises ModelError where the converter cannot."""
+    strings of the source survive. Raises ModelError where the converter cannot, and for an opset that the
+    installed onnx does not know."""
+    newest = onnx.defs.onnx_opset_version()
+    if draft.opset > newest:
+        raise ModelError(
+            f"the model has opset {draft.opset}; onnx {onnx.__version__} knows them up to {newest}: install a newer "
+            "onnx, or export the model with a lower opset"
+        )
     if draft.opset < FLOOR:
         _convert(draft)
     opsets = list(draft.model.opset_import)

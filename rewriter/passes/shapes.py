@@ -41,11 +41,14 @@ MAX_VECTOR = 2**20
 """Longest vector that shape inference may be asked to follow element by element."""
 
 
-def vet_vectors(draft: Draft) -> None:
-    """Refuse vectors so long that propagating shape data through them would take gigabytes. onnx follows the
-    elements of every tensor of rank 1 that meets an operator of shape arithmetic, whatever its type."""
+def vet_shapes(draft: Draft) -> None:
+    """Raise ModelError where types or shapes contradict each other, naming the node, and for vectors so long
+    that propagating shape data through them would take gigabytes: onnx follows the elements of every tensor of
+    rank 1 that meets an operator of shape arithmetic, whatever its type."""
+    model = draft.closed()
+    del model.graph.value_info[:]
     try:
-        graph = shape_inference.infer_shapes(draft.closed()).graph
+        graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     except (shape_inference.InferenceError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"the model's shapes do not fit together: {reason}") from error

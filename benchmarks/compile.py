@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="small networks, once: a test of the script")
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args(arguments)
+    args.repeats = 1 if args.quick else args.repeats
     default = "compile-quick.md" if args.quick else "compile.md"
     out: Path = args.out or Path(__file__).parent / "results" / default
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -47,13 +48,15 @@ def _cost(name: str, args: argparse.Namespace) -> FileCost:
     with tempfile.TemporaryDirectory() as folder:
         model, emitted = Path(folder) / "model.onnx", Path(folder) / "explained.onnx"
         fresh(write, name, model, args.quick)
-        return file_cost(model, emitted, args.method, args.threads, 1 if args.quick else args.repeats)
+        return file_cost(model, emitted, args.method, args.threads, args.repeats)
 
 
 def _report(rows: Sequence[tuple[str, FileCost]], args: argparse.Namespace) -> str:
     over = [f"{title}: file {c.size_ratio:.3f}" for title, c in rows if c.size_ratio > SIZE]
     over += [
-        f"{title}: compile {c.compile_ratio:.1f}" for title, c in rows if c.compile_ratio > LIMITS.get(title, 1e9)
+        f"{title}: compile {c.compile_ratio:.1f}"
+        for title, c in rows
+        if c.compile_ratio > LIMITS.get(title, 1e9)
     ]
     promise = f"At most {SIZE} times the file" + "".join(f", {k}: {v:g} times" for k, v in LIMITS.items())
     return f"""# What compiling costs ({args.method})

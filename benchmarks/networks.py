@@ -67,6 +67,7 @@ NETWORKS: dict[str, Network] = {
 torch gets no more nodes to run than onnxruntime, which would fold them when it loads the file."""
 
 DEFAULT = ("resnet50", "vgg16", "mobilenet-v2", "efficientnet_lite0", "unet")
+QUICK = ("resnet50", "mobilenet-v2")
 
 
 def write(name: str, path: Path, quick: bool = False) -> Path:

@@ -94,8 +94,16 @@ def number(value: float | None, form: str) -> str:
 
 
 def reasons(measured: Sequence[Measured]) -> str:
-    lines = [f"* {m.title}, {name}: {why}." for m in measured for name, why in m.missing.items()]
-    return "Not run:\n" + "\n".join(lines) + "\n" if lines else ""
+    """One line a reason for a gap."""
+    gaps: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for m in measured:
+        for variant, why in m.missing.items():
+            titles, variants = gaps.setdefault(why, ({}, {}))
+            titles[m.title], variants[variant] = None, None
+    lines = [
+        f"Not run: {' and '.join(names)} of {', '.join(of)}: {why}." for why, (of, names) in gaps.items()
+    ]
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def costs(rows: Sequence[tuple[str, FileCost]]) -> str:
@@ -116,13 +124,19 @@ def costs(rows: Sequence[tuple[str, FileCost]]) -> str:
     )
 
 
-def machine(threads: int, packages: Sequence[str]) -> str:
-    """The line that says where this was measured."""
+def machine(threads: int, packages: Sequence[str], load: float | None = None) -> str:
+    """The line that says where this was measured. load: average of the minute before."""
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
         f"{_processor()}, {_cores()} cores, {threads} threads; {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}; {versions}.\n"
+        f"Python {platform.python_version()}; {versions}."
+        + (f" Load of the machine before the start: {load:.1f}.\n" if load is not None else "\n")
     )
+
+
+def load() -> float | None:
+    """Processes that wanted the processor in the last minute, on average; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _processor() -> str:

@@ -87,6 +87,10 @@ def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
         return Obstacle(site.op, site.name, "its subgraph reads the explained input")
     if rule is None:
         return Obstacle(site.op, site.name, "no rule for this operator")
+    unknown = [v.name for v in (*site.x, site.y) if v is not None and v.shape is None]
+    if site.op in WEIGHTED and unknown:
+        reason = f"the rank of {unknown[0]!r} is unknown; fix the input shape with shapes="
+        return Obstacle(site.op, site.name, reason)
     try:
         with g.at(site.name):
             local = rule(site, g)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -26,16 +26,21 @@ def times_input(g: Emit, cotangent: Value, x: Value) -> Value:
 
 def _per_sample(g: Emit, m: Value, reduce: str) -> Value:
     """ReduceMax, ReduceMin, ... over everything but the batch, kept at size 1."""
-    value: Value = getattr(g, reduce)(
-        m, g.Range(g.scalar(1), g.Squeeze(g.Shape(g.Shape(m))), g.scalar(1)), keepdims=1
-    )
+    value: Value = getattr(g, reduce)(m, g.ints(*range(1, len(m.shape))), keepdims=1)
     return value
 
 
-def _ratio(g: Emit, top: Value, bottom: Value) -> Value:
-    """top / bottom, and 0 where bottom is 0: a constant map gives zeros, never NaN."""
-    zero = g.Equal(bottom, 0.0)
-    return g.Where(zero, 0.0, g.Div(top, g.Where(zero, 1.0, bottom)))
+def _varies(g: Emit, m: Value) -> Value:
+    """Per sample: is the map anything but constant?"""
+    return g.Greater(_per_sample(g, m, "ReduceMax"), _per_sample(g, m, "ReduceMin"))
+
+
+def _divide(g: Emit, top: Value, bottom: Value, varies: Value) -> Value:
+    """top / bottom where the sample varies and bottom > 0, else 0: never NaN."""
+    usable = g.And(varies, g.Greater(bottom, 0.0))
+    value = g.Where(usable, g.Div(top, g.Where(usable, bottom, 1.0)), 0.0)
+    value.shape = top.shape
+    return value
 
 
 def maxabs(g: Emit, m: Value, axis: int) -> Value:
@@ -49,49 +54,67 @@ def channel_sum(g: Emit, m: Value, axis: int) -> Value:
 
 
 def abssum_p99(g: Emit, m: Value, axis: int) -> Value:
-    """Σ over channels of |m|, from the minimum to the 99th percentile (linear interpolation) to [0, 1]."""
+    """a = Σ over channels of |m|, from the minimum to the 99th percentile to [0, 1]; where the two are equal
+    (less than 1 % of the pixels stand out) the maximum takes the place of the percentile."""
     total = g.ReduceSum(g.Abs(m), g.ints(axis), keepdims=0)
-    low, high = _per_sample(g, total, "ReduceMin"), _quantile(g, total, 0.99)
-    return g.Clip(_ratio(g, g.Sub(total, low), g.Sub(high, low)), g.number(0.0, m), g.number(1.0, m))
+    total.shape = _rest(m.shape, axis)
+    low, p99 = _per_sample(g, total, "ReduceMin"), _percentile(g, total, 99)
+    high = g.Where(g.Greater(p99, low), p99, _per_sample(g, total, "ReduceMax"))
+    above = g.Sub(total, low)
+    above.shape = total.shape
+    value = _divide(g, above, g.Sub(high, low), _varies(g, total))
+    return g.Clip(value, g.number(0.0, m), g.number(1.0, m))
 
 
-def _quantile(g: Emit, m: Value, q: float) -> Value:
-    """The q-quantile of each sample of a (N, H, W) map, kept at size 1."""
+def _percentile(g: Emit, m: Value, percent: int) -> Value:
+    """The percentile of each sample, kept at size 1: numpy's "linear", between the values at floor and ceil of
+    percent / 100 (count - 1). The place is computed in whole numbers: float32 cannot count a large picture."""
     flat = g.Reshape(m, g.ints(0, -1))
-    count = g.Squeeze(g.Shape(flat, start=1, end=2))
-    sorted_, _ = g.ops("TopK", flat, g.Shape(flat, start=1, end=2), outputs=2, axis=1, largest=0)
-    place = g.Mul(g.Cast(g.Sub(count, g.scalar(1)), to=1), g.constant(np.asarray(q, np.float32)))
-    below = g.Cast(g.Floor(place), to=7)
-    above = g.Min(g.Add(below, g.scalar(1)), g.Sub(count, g.scalar(1)))
-    weight = g.cast(g.Sub(place, g.Floor(place)), m)
-    a, b = g.Gather(sorted_, below, axis=1), g.Gather(sorted_, above, axis=1)
-    return g.Reshape(g.Add(a, g.Mul(weight, g.Sub(b, a))), g.ints(-1, 1, 1))
+    last = g.Sub(g.Squeeze(g.Shape(flat, start=1, end=2)), g.scalar(1))
+    ordered, _ = g.ops("TopK", flat, g.Shape(flat, start=1, end=2), outputs=2, axis=1, largest=0)
+    place = g.Mul(last, g.scalar(percent))
+    below = g.Div(place, g.scalar(100))
+    above = g.Min(g.Add(below, g.scalar(1)), last)
+    weight = g.Div(g.cast(g.Sub(place, g.Mul(below, g.scalar(100))), m), 100.0)
+    a, b = g.Gather(ordered, below, axis=1), g.Gather(ordered, above, axis=1)
+    return g.Reshape(g.Add(a, g.Mul(weight, g.Sub(b, a))), g.ints(-1, *[1] * (len(m.shape) - 1)))
 
 
 def minmax(g: Emit, m: Value, axis: int) -> Value:
     """(m - min) / (max - min) over the whole map, all channels together (Nie 2018)."""
     low, high = _per_sample(g, m, "ReduceMin"), _per_sample(g, m, "ReduceMax")
-    return _ratio(g, g.Sub(m, low), g.Sub(high, low))
+    return _divide(g, g.Sub(m, low), g.Sub(high, low), _varies(g, m))
 
 
 def peak(g: Emit, m: Value, axis: int) -> Value:
     """m / max m, for maps that are not negative."""
-    return _ratio(g, m, _per_sample(g, m, "ReduceMax"))
+    return _divide(g, m, _per_sample(g, m, "ReduceMax"), _varies(g, m))
 
 
 def symmetric(g: Emit, m: Value, axis: int) -> Value:
     """m / max |m|, in [-1, 1]."""
-    return _ratio(g, m, _per_sample(g, g.Abs(m), "ReduceMax"))
+    return _divide(g, m, _reach(g, m), _varies(g, m))
+
+
+def _reach(g: Emit, m: Value) -> Value:
+    """max |m| of each sample."""
+    size = g.Abs(m)
+    size.shape = m.shape
+    return _per_sample(g, size, "ReduceMax")
 
 
 def centre(g: Emit, m: Value, axis: int) -> Value:
-    """m / (2 max |m|) + 1/2, colours kept (Kindermans 2017 Fig. 5); a zero map is grey."""
-    return g.Add(g.Mul(symmetric(g, m, axis), 0.5), 0.5)
+    """m / (2 max |m|) + 1/2, colours kept (Kindermans 2017 Fig. 5); a constant map gives zeros."""
+    varies = _varies(g, m)
+    half = _divide(g, m, g.Mul(_reach(g, m), 2.0), varies)
+    return g.Where(varies, g.Add(half, 0.5), 0.0)
 
 
 def unit(g: Emit, m: Value, axis: int) -> Value:
     """m / ‖m‖₂."""
-    return _ratio(g, m, _per_sample(g, m, "ReduceL2"))
+    # The largest value is divided out first: squares of tiny or huge values leave the range of a float32.
+    scaled = symmetric(g, m, axis)
+    return _divide(g, scaled, _per_sample(g, scaled, "ReduceL2"), _varies(g, m))
 
 
 def jet(g: Emit, m: Value, axis: int) -> Value:
@@ -125,36 +148,44 @@ STEPS: dict[str, Step] = {
 REDUCING = frozenset({"maxabs", "sum", "abssum_p99"})
 
 
-def readout(spec: str) -> Reduce:
+def readout(spec: str, channels_last: bool = False) -> Reduce:
     """A readout by name, or several joined by commas: "maxabs,minmax,jet".
 
-    maxabs, sum and abssum_p99 turn (N, C, H, W) into (N, H, W); the others keep the shape, jet adds colours.
-    Raises OptionError for an unknown name, or jet over a map that still has channels.
+    maxabs, sum and abssum_p99 turn (N, C, H, W) into (N, H, W); the others keep the shape, jet adds colours,
+    (N, H, W, 3). A constant map gives zeros in all but maxabs and sum. channels_last: (N, H, W, C), whatever
+    axis the compiler names. The rank of the attribution must be known.
+    Raises OptionError for an unknown name, channels reduced twice, jet over a map that still has channels or
+    before another readout; and when it is applied to an attribution without a channel axis, such as (N, F).
     """
     names = [name.strip() for name in spec.split(",") if name.strip()]
     for name in names:
         if name not in STEPS:
             raise OptionError(f"no readout {name!r}{nearest(name, STEPS)}; there are {', '.join(STEPS)}")
+    reducing = [name for name in names if name in REDUCING]
     if not names or ("jet" in names and (names[0] not in REDUCING or names[-1] != "jet")):
         raise OptionError(f"reduce={spec!r}: start with one of {', '.join(sorted(REDUCING))}; jet comes last")
+    if len(reducing) > 1 or names.count("jet") > 1:
+        raise OptionError(f"reduce={spec!r}: only one of {', '.join(sorted(REDUCING))}, and jet only once")
 
     def apply(g: Emit, m: Value, axis: int) -> Value:
-        rank = list(m.shape) if m.shape is not None else None
+        shape, axis = list(m.shape), -1 if channels_last else axis
+        if reducing and len(shape) < 3:
+            others = ", ".join(name for name in STEPS if name not in REDUCING and name != "jet")
+            raise OptionError(
+                f"reduce={spec!r}: an attribution of {len(shape)} axes has no channels to reduce; use {others}"
+            )
         for name in names:
             m = STEPS[name](g, m, axis)
-        m.shape = _shape(rank, names, axis)
+            shape = _rest(shape, axis) if name in REDUCING else [*shape, 3] if name == "jet" else shape
+            m.shape = shape
+        m.shape = shape[1:]  # the compiler knows the batch axis
         return m
 
     return apply
 
 
-def _shape(
-    shape: list[int | str | None] | None, names: list[str], axis: int
-) -> list[int | str | None] | None:
-    """All axes but the first, as far as known."""
-    if shape is None:
-        return None
+def _rest(shape: Sequence[int | str | None], axis: int) -> list[int | str | None]:
+    """The shape without one axis."""
     rest = list(shape)
-    if set(names) & REDUCING:
-        del rest[axis]
-    return [*rest[1:], 3] if names[-1] == "jet" else rest[1:]
+    del rest[axis]
+    return rest

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib import metadata
+from types import MappingProxyType
 
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Method
@@ -13,23 +15,38 @@ GROUP = "onnxplain.methods"
 
 
 @cache
-def methods() -> dict[str, Method]:
-    """Every method, name -> Method, built-in ones first. A published name that is taken raises OptionError."""
+def methods() -> Mapping[str, Method]:
+    """Every method, name -> Method, built-in ones first; a view that cannot be written to.
+
+    Packages publish methods under the entry point group `onnxplain.methods`; they are imported on the first
+    call. Raises OptionError for an entry that cannot be imported, is no Method, or has a name that is taken.
+    """
     found = {value.name: value for value in vars(built_in).values() if isinstance(value, Method)}
-    for entry in entry_points(group=GROUP):
-        method = entry.load()
-        if not isinstance(method, Method):
-            raise OptionError(f"the entry point {entry.value!r} of {GROUP} is not a Method")
+    for entry in metadata.entry_points(group=GROUP):
+        method = _load(entry)
         if method.name in found and found[method.name] is not method:
             raise OptionError(f"two methods are named {method.name!r}; one comes from {entry.value!r}")
         found[method.name] = method
-    return found
+    return MappingProxyType(found)
+
+
+def _load(entry: metadata.EntryPoint) -> Method:
+    where = f"the entry point {entry.value!r} of {GROUP}"
+    try:
+        method = entry.load()
+    except Exception as error:  # whatever a foreign module does while it is imported
+        raise OptionError(f"{where} cannot be imported: {error}; mend or remove that package") from error
+    if not isinstance(method, Method):
+        raise OptionError(f"{where} is not a Method but a {type(method).__name__}; remove that package")
+    return method
 
 
 def find(name: str | Method) -> Method:
     """A method by its name; a Method passes. OptionError with the nearest name."""
     if isinstance(name, Method):
         return name
+    if not isinstance(name, str):
+        raise OptionError(f"a method is a name or a Method, not {name!r}")
     known = methods()
     if name not in known:
         raise OptionError(f"no method {name!r}{nearest(name, known)}; `onnxplain methods` lists {len(known)}")

@@ -77,7 +77,7 @@ def compile(
         output=output,
         head=head,
         inputs=None if inputs is None else tuple(inputs),
-        reduce=None if reduce is None else (reduce, readout(reduce)),
+        reduce=None if reduce is None else (reduce, readout(reduce, _channels_last(about))),
         shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
         provider=lowering,
         preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
@@ -87,6 +87,11 @@ def compile(
     )
     emitted, card = compile_source(source, chosen, request)
     return Explainer(emitted, card, providers=providers, threads=threads)
+
+
+def _channels_last(about: Description | None) -> bool:
+    # Also where the rest of the preprocessing is only guessed: the layout shows in the shape of the input.
+    return about is not None and about.preprocessing.layout == "NHWC"
 
 
 def description(

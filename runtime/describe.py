@@ -43,21 +43,25 @@ def describe(
     Raises OptionError for a record or file that cannot be used, ModelError when the input is no picture.
     """
     beside = _beside(model)
-    names = _labels(labels) or _metadata_labels(metadata) or _beside_labels(model)
+    record: object
+    given = _labels(labels)
+    names = given if given is not None else _metadata_labels(metadata) or _beside_labels(model)
     if isinstance(preprocessing, (str, os.PathLike)) and str(preprocessing) in PRESETS:
         return Description(for_input(shape).scaled(str(preprocessing)), f"preset {preprocessing}", names)
     if preprocessing is not None:
         record, where = _given(preprocessing)
     elif PREFIX + "preprocessing" in metadata:
-        record, where = json.loads(metadata[PREFIX + "preprocessing"]), "the file's metadata"
+        record, where = _metadata(metadata, "preprocessing"), "the file's metadata"
     elif beside is not None and "preprocessing" in beside:
         record, where = beside["preprocessing"], "the JSON file beside the model"
     else:
         return Description(for_input(shape), "the input's shape", names)
+    if not isinstance(record, Mapping):
+        raise OptionError(f"preprocessing in {where} is {type(record).__name__} and no JSON object")
     return Description(from_record(record), where, names)
 
 
-def _given(preprocessing: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+def _given(preprocessing: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[object, str]:
     if isinstance(preprocessing, Mapping):
         return preprocessing, "the given record"
     path = Path(preprocessing)
@@ -66,7 +70,7 @@ def _given(preprocessing: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[M
     except OSError as error:
         presets = ", ".join(PRESETS)
         raise OptionError(f"no preset and no readable file {str(path)!r}; presets: {presets}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"{str(path)!r} is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise OptionError(f"{str(path)!r} holds no JSON object")
@@ -92,9 +96,20 @@ def _beside_labels(model: object) -> tuple[str, ...] | None:
     return None if found is None else tuple(found)
 
 
+def _metadata(metadata: Mapping[str, str], key: str) -> object:
+    try:
+        return json.loads(metadata[PREFIX + key])
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"the model's metadata {PREFIX + key!r} is not JSON: {error}") from error
+
+
 def _metadata_labels(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    text = metadata.get(PREFIX + "labels")
-    return None if text is None else tuple(str(name) for name in json.loads(text))
+    if PREFIX + "labels" not in metadata:
+        return None
+    names = _metadata(metadata, "labels")
+    if not isinstance(names, list):
+        raise OptionError(f"the model's metadata {PREFIX + 'labels'!r} is no list of class names")
+    return tuple(str(name) for name in names)
 
 
 def _labels(labels: str | os.PathLike[str] | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -33,8 +33,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Result:
-    """One run. outputs: the model's own, by name. attributions and heatmaps: by input name, as many as were
-    asked for at compile time."""
+    """One run. outputs: the model's own, by name. attributions and heatmaps: by input name where several inputs
+    are explained, else under "attribution" and "heatmap"."""
 
     outputs: Mapping[str, Array]
     attributions: Mapping[str, Array]
@@ -97,40 +97,25 @@ class Explainer:
         cotangent: npt.ArrayLike | None = None,
     ) -> Result:
         """Explain a batch. Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
-        feeds = self._feeds(x)
-        declared = {node.name: node for node in self.session.get_inputs()}
         aim = self.card.target.get("target")
+        declared = {node.name: node.type for node in self.session.get_inputs()}
+        feeds = _feeds(x, declared, added={"input": "target", "cotangent": "cotangent"}.get(str(aim)))
+        rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
         if aim == "input":
-            rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
             feeds["target"] = self._classes(-1 if target is None else target, rows)
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            if cotangent is None:
-                raise TargetError(
-                    "this file takes a cotangent; give cotangent=, of the shape of the explained output"
-                )
-            feeds["cotangent"] = _typed(cotangent, declared["cotangent"].type)
+            feeds["cotangent"] = _cotangent(cotangent, declared["cotangent"], rows)
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         return _result(run(self.session, feeds))
 
-    def _feeds(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
-        declared = {node.name: node for node in self.session.get_inputs()}
-        own = [name for name in declared if name not in ("target", "cotangent")]
-        if not isinstance(x, Mapping):
-            if len(own) != 1:
-                raise OptionError(
-                    f"the model has {len(own)} inputs ({', '.join(own)}); give a dict of arrays"
-                )
-            x = {own[0]: x}
-        return {
-            name: _typed(value, declared[name].type) if name in declared else np.asarray(value)
-            for name, value in x.items()
-        }
-
     def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:
-        classes = np.asarray(target)
+        try:
+            classes = np.asarray(target)
+        except ValueError as error:
+            raise TargetError(f"target must be integers: {error}") from error
         if classes.dtype.kind not in "iu":
             raise TargetError(f"target must be integers, not {classes.dtype}")
         classes = classes.astype(np.int64).reshape(-1, 1)
@@ -139,14 +124,42 @@ class Explainer:
         size = self.card.target.get("size")
         wrong = [int(c) for c in classes.ravel() if c < -1 or (size is not None and c >= size)]
         if wrong:
-            raise TargetError(
-                f"class {wrong[0]} is out of range: 0 to {(size or 1) - 1}, or -1 for the top class"
-            )
+            known = "0 and above" if size is None else f"0 to {size - 1}"
+            raise TargetError(f"class {wrong[0]} is out of range: {known}, or -1 for the top class")
         return np.ascontiguousarray(np.broadcast_to(classes, (rows, 1)))
 
 
-def _typed(value: npt.ArrayLike, declared: str) -> Array:
-    array = np.asarray(value)
+def _feeds(
+    x: npt.ArrayLike | Mapping[str, npt.ArrayLike], declared: Mapping[str, str], added: str | None
+) -> dict[str, Array]:
+    """The model's own feeds. added: the input that the explanation has besides the model's."""
+    own = [name for name in declared if name != added]
+    if not isinstance(x, Mapping):
+        if len(own) != 1:
+            raise OptionError(f"the model has {len(own)} inputs ({', '.join(own)}); give a dict of arrays")
+        x = {own[0]: x}
+    if added in x:
+        raise OptionError(f"{added!r} is no input of the model; give it as the argument {added}=")
+    return {name: _typed(value, declared.get(name, ""), name) for name, value in x.items()}
+
+
+def _cotangent(cotangent: npt.ArrayLike | None, declared: str, rows: int) -> Array:
+    if cotangent is None:
+        raise TargetError(
+            "this file takes a cotangent; give cotangent=, of the shape of the explained output"
+        )
+    array = _typed(cotangent, declared, "cotangent")
+    given = array.shape[0] if array.ndim else 0
+    if rows not in (1, given):
+        raise TargetError(f"{given} cotangents for {rows} samples; give one a sample, or explain one sample")
+    return array
+
+
+def _typed(value: npt.ArrayLike, declared: str, name: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of unequal length
+        raise OptionError(f"{name!r} is no array: {error}") from error
     wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
         declared
     )
@@ -154,17 +167,19 @@ def _typed(value: npt.ArrayLike, declared: str) -> Array:
 
 
 def _result(outputs: Mapping[str, Array]) -> Result:
+    # The model's own outputs come first; one of them may well be called "heatmap".
+    names = list(outputs)
+    start = next((i for i, name in enumerate(names) if name.split("/")[0] == ATTRIBUTION), len(names))
+
     def pick(prefix: str) -> dict[str, Array]:
         return {
-            name.removeprefix(f"{prefix}/"): value
-            for name, value in outputs.items()
-            if name == prefix or name.startswith(f"{prefix}/")
+            name.removeprefix(f"{prefix}/"): outputs[name]
+            for name in names[start:]
+            if name.split("/")[0] == prefix
         }
 
-    attributions, heatmaps = pick(ATTRIBUTION), pick(HEATMAP)
-    taken = (ATTRIBUTION, HEATMAP)
-    own = {name: value for name, value in outputs.items() if name.split("/")[0] not in taken}
-    return Result(own, attributions, heatmaps)
+    own = {name: outputs[name] for name in names[:start]}
+    return Result(own, pick(ATTRIBUTION), pick(HEATMAP))
 
 
 def serialize(model: onnx.ModelProto) -> bytes:

@@ -144,6 +144,8 @@ def writable(path: str | os.PathLike[str]) -> None:
     folder = Path(path).absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OptionError(f"cannot write {os.fspath(path)!r}: choose an existing, writable folder")
+    if Path(path).is_dir():
+        raise OptionError(f"cannot write {os.fspath(path)!r}: it is a folder; give another name")
 
 
 def _kind(path: str | os.PathLike[str]) -> str:

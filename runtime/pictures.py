@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..rewriter.card import is_explanation, read_card
-from ..rewriter.errors import ImageError, ModelError, OptionError, TargetError
+from ..rewriter.errors import ImageError, ModelError, OptionError, TargetError, nearest
 from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rules.registry import find
@@ -30,7 +30,7 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Explained:
     """One photo under one method. score: the probability of the class where the model has classes, else the
-    value that is explained."""
+    value that is explained; NaN where that is no output of the file (head= some inner tensor)."""
 
     image: Image.Image
     method: str
@@ -97,6 +97,8 @@ def explain(
         raise ModelError(
             "the model's input is not a picture; use the Python API: onnxplain.compile(...)(array)"
         )
+    if not pictures or not names:
+        raise OptionError("nothing to explain: give at least one picture and one method")
     chosen = -1 if target == "top" else class_index(target, about.labels)
     prepared = [_prepared(picture, about) for picture in pictures]
     found: list[list[Explained]] = [[] for _ in prepared]
@@ -120,6 +122,14 @@ def _explainer(
     card = read_card(source.model)
     if card.method != name:
         raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
+    free = {"providers", "threads", "external_data"}
+    asked = [key for key, value in options.items() if key not in free and value is not None]
+    if options.get("head") == "logits":  # the default of the command line
+        asked.remove("head")
+    if asked:
+        raise OptionError(
+            f"this file is compiled already and cannot change {', '.join(asked)}; give the model it was made from"
+        )
     return Explainer(
         source.model,
         card,
@@ -136,12 +146,17 @@ def _prepared(picture: str | os.PathLike[str] | Image.Image, about: Description)
 
 def class_index(target: int | str, labels: Sequence[str] | None) -> int:
     """A class from its index, or from its name among the labels (any case). Raises TargetError."""
-    if isinstance(target, int) or target.lstrip("-").isdigit():
+    try:
         return int(target)
+    except ValueError:
+        word = str(target).lower()
     names = [name.lower() for name in labels or ()]
-    if target.lower() in names:
-        return names.index(target.lower())
-    raise TargetError(f"no class is called {target!r}; give an index, 'top', or a name of the model's labels")
+    if word in names:
+        return names.index(word)
+    raise TargetError(
+        f"no class is called {target!r}{nearest(word, names)}; "
+        "give an index, 'top', or a name of the model's labels"
+    )
 
 
 def run_one(
@@ -152,9 +167,13 @@ def run_one(
     attribution = result.attribution
     if attribution.ndim != 4:
         raise ImageError(f"the attribution has {attribution.ndim} axes; only pictures can be drawn")
-    output = result.outputs[aim["output"]]
-    index = int(np.argmax(output[0].ravel())) if target < 0 else target
-    name, score = _caption(output[0], index, aim, about.labels)
+    output = result.outputs[aim["output"]][0]
+    if aim["head"] != aim["output"] and aim["squash"] is None:
+        # An inner tensor: the file does not give out its values.
+        index, name, score = target, f"{aim['head']}[{'top' if target < 0 else target}]", float("nan")
+    else:
+        index = int(np.argmax(output.ravel())) if target < 0 else target
+        name, score = _caption(output, index, aim, about.labels)
     return Explained(shown, explainer.card.method, attribution, index, name, score, about)
 
 
@@ -162,16 +181,23 @@ def _caption(
     output: Array, index: int, aim: Mapping[str, Any], labels: Sequence[str] | None
 ) -> tuple[str, float]:
     flat = output.ravel().astype(np.float64)
-    if output.ndim != 1:
+    if flat.size != output.shape[0]:  # several values a channel: no classifier
         place = np.unravel_index(index, output.shape)
         return f"{aim['output']}[{', '.join(str(int(i)) for i in place)}]", float(flat[index])
     name = labels[index] if labels is not None and index < len(labels) else f"class {index}"
-    if aim.get("squash") == "LogSoftmax":
-        return name, float(np.exp(flat[index]))
-    if aim.get("squash") is not None:
-        return name, float(flat[index])
-    powers = np.exp(flat - flat.max())
-    return name, float(powers[index] / powers.sum())
+    return name, float(_probabilities(flat, aim.get("squash"))[index])
+
+
+def _probabilities(values: Array, squash: str | None) -> Array:
+    """Of the output of a classifier: squash is the operator at its end, as far as the card knows."""
+    if squash == "LogSoftmax":
+        return np.asarray(np.exp(values))
+    # With head="prob" the card names no operator; values that add up to 1 are probabilities already. 1e-3
+    # allows for float16.
+    if squash is not None or (values.min() >= 0.0 and abs(values.sum() - 1.0) < 1e-3):
+        return values
+    powers = np.exp(values - values.max())
+    return np.asarray(powers / powers.sum())
 
 
 def cell(item: Explained) -> Cell:
@@ -189,6 +215,11 @@ def cell(item: Explained) -> Cell:
     return Cell(item.method, overlay(item.image, heat, alpha=0.75), "jet")
 
 
+def caption(item: Explained, digits: int) -> str:
+    """The class and its score, where it has one."""
+    return item.label if np.isnan(item.score) else f"{item.label}  {item.score:.{digits}f}"
+
+
 def figure(items: Sequence[Explained], title: str | None = None) -> Image.Image:
     """A row a photo, a column a method."""
     rows: list[tuple[Explained, list[Cell]]] = []
@@ -197,6 +228,4 @@ def figure(items: Sequence[Explained], title: str | None = None) -> Image.Image:
             rows[-1][1].append(cell(item))
         else:
             rows.append((item, [cell(item)]))
-    return panel(
-        [Row(first.image, f"{first.label}  {first.score:.2f}", cells) for first, cells in rows], title
-    )
+    return panel([Row(first.image, caption(first, 2), cells) for first, cells in rows], title)

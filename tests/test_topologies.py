@@ -1,7 +1,7 @@
 """Whole networks against autograd: the onnx wheel's nine topologies, our builders, and the shipped models.
 
 Criterion: relative L2 distance below 1e-5 to torch in float64, with masks shared (see torch_oracle). float32
-arithmetic alone gives 9e-8 to 1e-6. Without shared masks the same maps are 1e-7 to 8e-3 apart (single elements up to
+arithmetic alone gives 8e-8 to 3e-6. Without shared masks the same maps are 1e-7 to 8e-3 apart (single elements up to
 6e-2 of the largest, in inception_v2): each flipped mask switches one unit's gradient on or off, whoever computes it,
 so no tight tolerance holds there. Both sides run onnxruntime without graph optimisation, because fused operators round
 differently and would see other masks.
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import helper
@@ -79,9 +80,10 @@ def errors(model: onnx.ModelProto, x: Floats, target: str = "top") -> dict[str, 
         feeds["cotangent"] = cotangent
     wanted = {rule: oracle.pull(cotangent, rule) for rule in dict.fromkeys(BACKWARD.values())}
     del oracle
+    data = model.SerializeToString()
     found: dict[str, float] = {}
     for method, rule in BACKWARD.items():
-        got = run(compile_model(model, find(method), Request(target=target))[0], feeds)
+        got = run(compile_model(data, find(method), Request(target=target))[0], feeds)
         want = wanted[rule] * x if method == "input-x-gradient" else wanted[rule]
         found[method] = distance(got["attribution"], want)
         for output in model.graph.output:
@@ -150,7 +152,8 @@ def test_initializers_that_are_inputs_too_are_parameters(name: str) -> None:
 @pytest.mark.parametrize("method", ["saliency", "guided-backprop"])
 @pytest.mark.parametrize("name", SMALL)
 def test_a_batch_of_one_is_freed(name: str, method: str) -> None:
-    """The files fix the batch to 1 in the input, and shufflenet in 33 Reshapes; two pictures go through at once."""
+    """The files fix the batch to 1 in the input, and shufflenet in 33 Reshapes; two pictures go through at once.
+    Only the order of the sums in the last Gemm differs: 1e-6."""
     model = weighted(name)
     image, output = image_name(model), model.graph.output[0].name
     emitted, _ = compile_model(model, find(method))
@@ -158,8 +161,8 @@ def test_a_batch_of_one_is_freed(name: str, method: str) -> None:
     both = run(emitted, {image: x, "target": target})
     for i in range(2):
         one = run(emitted, {image: x[i : i + 1], "target": target[i : i + 1]})
-        assert distance(both["attribution"][i : i + 1], one["attribution"]) < 1e-6
-        assert distance(both[output][i : i + 1], one[output]) < 1e-6
+        assert distance(both["attribution"][i : i + 1], one["attribution"]) < TOLERANCE
+        assert distance(both[output][i : i + 1], one[output]) < TOLERANCE
 
 
 BUILT: dict[str, tuple[Callable[[], onnx.ModelProto], int]] = {
@@ -203,3 +206,23 @@ def test_trained_models_by_cotangent(name: str) -> None:
     # 18 InstanceNormalizations subtract means of cotangents in float32: up to 1.1e-5, where others have 1e-6.
     tolerance = 1e-4 if name == "style07_instancenorm" else TOLERANCE
     check(errors(onnx.load(path(name)), pixels(name), target="cotangent"), tolerance)
+
+
+OPTIMISED = ["resnet18", "mobilenet_v2", "vgg11", "unet", "efficientnet_lite0", "tiny_yolov2_face"]
+
+
+@pytest.mark.parametrize("method", ["saliency", "guided-backprop"])
+@pytest.mark.parametrize("name", OPTIMISED)
+def test_graph_optimisation_leaves_the_map_alone(name: str, method: str) -> None:
+    """Fusions and blocked layouts, as users run the file. Measured 1e-7 to 6e-7 of the norm; 1e-2 leaves room for
+    masks that flip on another processor."""
+    if name in BUILT:
+        build, size = BUILT[name]
+        model, x = build(), noise(2, 3, size, size)
+    else:
+        model, x = onnx.load(path(name)), pixels(name)
+    emitted, _ = compile_model(model, find(method), Request(target="top"))
+    feeds = {image_name(model): x}
+    optimised = ort.InferenceSession(emitted.SerializeToString(), providers=["CPUExecutionProvider"])
+    (got,) = optimised.run(["attribution"], feeds)
+    assert distance(np.asarray(got), run(emitted, feeds)["attribution"]) < 1e-2

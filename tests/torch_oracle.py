@@ -53,6 +53,8 @@ def session(data: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
+    # Packing the weights costs more time and memory than a single run gives back.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 

@@ -23,6 +23,8 @@ ALONG_AXIS = {
 }
 """Operators that combine or rank the elements along one axis, with their default axis."""
 
+READ_SHAPE = frozenset({"Shape", "Size"})
+
 
 def free_batch(draft: Draft) -> None:
     """Replace a leading 1 of the inputs, and the 1s that Reshape and Resize repeat, by a symbol.
@@ -44,11 +46,12 @@ def free_batch(draft: Draft) -> None:
     _set_batch(trial, {value.name for value in fixed}, BATCH)
     draft.model = trial.model
     _forget_outputs(draft)
+    del draft.graph.value_info[:]  # declared for a batch of one
     types = infer(draft)
     for value in draft.graph.output:
         shape = types[value.name].shape
         if shape is not None:
-            set_shape(value, shape)
+            set_shape(value, (BATCH, *shape[1:]))  # inference may have lost the name on the way
 
 
 def _leading(value: onnx.ValueInfoProto) -> Dim:
@@ -131,10 +134,24 @@ def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> st
         )
         if old[0] != 1 or new[0] != 2 or moved:
             return f"output {value.name!r} of shape {list(old)} becomes {list(new)} for two pictures"
-    constants = {t.name: as_ints(numpy_helper.to_array(t)) for t in two.graph.initializer if _indices(t)}
-    for node in two.graph.node:
-        if _grown(node, before, after) & set(_worked(node, after, constants)):
-            return f"{node.op_type} at {node.name!r} works along the batch"
+    return _mixed(two.graph, before, after)
+
+
+def _mixed(graph: onnx.GraphProto, before: dict[str, TensorType], after: dict[str, TensorType]) -> str:
+    """The first node that brings the two samples together, or ''. A tensor that depends on the samples has one
+    axis that the second one lengthened: one without has lost a sample or summed both, one with two holds their
+    products."""
+    constants = {t.name: as_ints(numpy_helper.to_array(t)) for t in graph.initializer if _indices(t)}
+    for node in graph.node:
+        where = f"{node.op_type} at {node.name or node.output[0]!r}"
+        if node.input and _grown(node.input[0], before, after) & set(_worked(node, after, constants)):
+            return f"{where} works along the batch"
+        if node.op_type in READ_SHAPE or not any(_grown(name, before, after) for name in node.input):
+            continue
+        for name in node.output:
+            known = name in after and after[name].shape is not None
+            if known and len(_grown(name, before, after)) != 1:
+                return f"{where} does not keep the pictures apart"
     return ""
 
 
@@ -148,9 +165,8 @@ def _indices(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) and len(tensor.dims) < 2
 
 
-def _grown(node: onnx.NodeProto, before: dict[str, TensorType], after: dict[str, TensorType]) -> set[int]:
-    """Axes of the first input that are twice as long with two samples."""
-    name = node.input[0] if node.input else ""
+def _grown(name: str, before: dict[str, TensorType], after: dict[str, TensorType]) -> set[int]:
+    """Axes of a tensor that are twice as long with two samples."""
     old = before[name].shape if name in before else None
     new = after[name].shape if name in after else None
     if old is None or new is None:
@@ -159,9 +175,7 @@ def _grown(node: onnx.NodeProto, before: dict[str, TensorType], after: dict[str,
     return {i for i, (a, b) in pairs if isinstance(a, int) and isinstance(b, int) and b == 2 * a and a > 0}
 
 
-def _worked(
-    node: onnx.NodeProto, types: dict[str, TensorType], constants: dict[str, list[int]]
-) -> list[int]:
+def _worked(node: onnx.NodeProto, types: dict[str, TensorType], constants: dict[str, list[int]]) -> list[int]:
     """Axes along which a node combines or ranks elements."""
     shape = types[node.input[0]].shape if node.input and node.input[0] in types else None
     if shape is None or node.domain:
@@ -170,6 +184,10 @@ def _worked(
     if node.op_type in ALONG_AXIS:
         axis = given.get("axis", ALONG_AXIS[node.op_type])
         return [axis % rank] if isinstance(axis, int) and rank else []
+    if node.op_type == "MatMul":
+        return [rank - 1]
+    if node.op_type == "Gemm":
+        return [0 if given.get("transA") else 1]
     if node.op_type == "CumSum":
         return [axis % rank for axis in constants.get(node.input[1], range(rank))]
     if node.op_type == "MeanVarianceNormalization":

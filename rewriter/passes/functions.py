@@ -24,7 +24,21 @@ def inline(draft: Draft) -> None:
     count = _count(draft.graph.node, functions, sizes)
     if count > MAX_NODES:
         raise ModelError(f"the model's functions unfold into {count} nodes, over the cap of {MAX_NODES}")
+    for nodes in (draft.graph.node, *(f.node for f in draft.model.functions)):
+        _spell_defaults(nodes, functions)
     draft.model = inliner.inline_local_functions(draft.model)
+
+
+def _spell_defaults(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, onnx.FunctionProto]) -> None:
+    """Write the default attributes of a function at its calls: onnx's inliner forgets them."""
+    for node in nodes:
+        function = functions.get((node.domain, node.op_type, node.overload))
+        if function is not None:
+            given = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(a for a in function.attribute_proto if a.name not in given)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _spell_defaults(graph.node, functions)
 
 
 Key = tuple[str, str, str]

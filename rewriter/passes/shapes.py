@@ -23,8 +23,13 @@ class TensorType:
 def infer(draft: Draft, *, strict: bool = False) -> dict[str, TensorType]:
     """Type of every tensor: what onnx's shape inference proves, completed by what the file declares."""
     model = draft.closed()
-    declared = {value.name: tensor_type(value) for value in model.graph.value_info}
+    declared = {value.name: tensor_type(value) for value in (*model.graph.value_info, *model.graph.output)}
     del model.graph.value_info[:]
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField(
+                "shape"
+            )  # onnx would take the declared symbol for the proven size
     try:
         inferred = shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
     except (shape_inference.InferenceError, RuntimeError) as error:
@@ -34,7 +39,18 @@ def infer(draft: Draft, *, strict: bool = False) -> dict[str, TensorType]:
     types = {value.name: tensor_type(value) for value in (*graph.value_info, *graph.output, *graph.input)}
     for tensor in graph.initializer:
         types[tensor.name] = TensorType(_dtype(tensor.data_type), tuple(tensor.dims))
-    return declared | types
+    return types | {name: _complete(types.get(name), known) for name, known in declared.items()}
+
+
+def _complete(found: TensorType | None, declared: TensorType) -> TensorType:
+    """What inference proves; where it knows no more than a name of its own, what the file says."""
+    if found is None:
+        return declared
+    dtype = declared.dtype if found.dtype is None else found.dtype
+    if found.shape is None or declared.shape is None or len(found.shape) != len(declared.shape):
+        return TensorType(dtype, declared.shape if found.shape is None else found.shape)
+    pairs = zip(found.shape, declared.shape, strict=True)
+    return TensorType(dtype, tuple(b if a is None or str(a).startswith("unk__") else a for a, b in pairs))
 
 
 MAX_VECTOR = 2**20
@@ -42,13 +58,12 @@ MAX_VECTOR = 2**20
 
 
 def vet_shapes(draft: Draft) -> None:
-    """Raise ModelError where types or shapes contradict each other, naming the node, and for vectors so long
-    that propagating shape data through them would take gigabytes: onnx follows the elements of every tensor of
-    rank 1 that meets an operator of shape arithmetic, whatever its type."""
+    """Refuse vectors so long that propagating shape data through them would take gigabytes: onnx follows the
+    elements of every tensor of rank 1 that meets an operator of shape arithmetic, whatever its type."""
     model = draft.closed()
     del model.graph.value_info[:]
     try:
-        graph = shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+        graph = shape_inference.infer_shapes(model).graph
     except (shape_inference.InferenceError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"the model's shapes do not fit together: {reason}") from error

@@ -107,6 +107,8 @@ class Grouped:
 def lrn(site: Site, g: Emit) -> Local:
     """y = x D^-β, D = bias + α/size Σ_window x²: dy = D^-β dx - 2αβ/size x D^(-β-1) Σ_window x dx."""
     x, size = site.data, int(site.attr("size"))
+    if size < 1:
+        raise Refuse("its window is empty")
     alpha, beta = float(site.attr("alpha", 1e-4)), float(site.attr("beta", 0.75))
     before = (size - 1) // 2
     near = Neighbours(x, before, size - 1 - before)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import onnx
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ...rewriter.card import is_explanation, read_card
 from ...rewriter.compile import Request
@@ -125,7 +125,7 @@ def methods_command(
         }
         print(json.dumps(table, indent=2, ensure_ascii=False))
         return
-    shown = Table("method", "family", "cost", "options", "source")
+    shown = Table(Column("method", no_wrap=True), "family", "cost", Column("options", no_wrap=True), "source")
     for name, method in methods().items():
         options = "\n".join(f"{key}={option.default}" for key, option in method.options.items())
         shown.add_row(name, method.family, method.cost, options, method.source)

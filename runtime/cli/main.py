@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("stopped", 130)
     except typer.TyperException as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
+        text = text or "no command given"  # the help was printed instead
         return _fail(f"{text} (see `onnxplain --help`)")
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; keep the interpreter from complaining

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 
 from ...rewriter.errors import OptionError
 from ...rewriter.target import Target
+from ..compiling import compile
+from ..pictures import explain
 
 ModelPath = Annotated[Path, typer.Argument(help="The model, an .onnx file.", show_default=False)]
 Settings = Annotated[
@@ -46,6 +49,9 @@ Preprocess = Annotated[
         "By default what the model's metadata or the JSON file beside it says.",
     ),
 ]
+_TAKEN = frozenset(signature(compile).parameters) | frozenset(signature(explain).parameters)
+"""Arguments of the Python functions: they are no options of a method."""
+
 Labels = Annotated[Path | None, typer.Option("--labels", help="Class names, one a line.")]
 Provider = Annotated[
     list[str] | None,
@@ -69,12 +75,17 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for pair in pairs or []:
         key, sign, text = pair.partition("=")
+        key = key.strip().replace("-", "_")
         if not sign or not key:
             raise OptionError(f"--set {pair!r}: write it as key=value")
+        if key in _TAKEN:
+            raise OptionError(
+                f"--set {pair!r}: {key} is no option of a method; see --help for a flag of that name"
+            )
         try:
-            found[key.replace("-", "_")] = json.loads(text)
-        except ValueError:
-            found[key.replace("-", "_")] = text
+            found[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            found[key] = text
     return found
 
 
@@ -84,5 +95,13 @@ def shapes_of(pairs: list[str] | None) -> dict[str, list[int | str | None]] | No
         name, sign, text = pair.rpartition("=")
         if not sign or not name:
             raise OptionError(f"--shape {pair!r}: write it as name=N,3,224,224")
-        found[name] = [int(dim) if dim.strip().isdigit() else dim.strip() for dim in text.split(",")]
+        found[name] = [_dim(dim.strip(), pair) for dim in text.split(",")]
     return found or None
+
+
+def _dim(text: str, pair: str) -> int | str:
+    if text.isidentifier():
+        return text
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise OptionError(f"--shape {pair!r}: {text!r} is neither a size of at least 1 nor a name")
+    return int(text)

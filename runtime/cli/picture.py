@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -117,7 +118,8 @@ def _report(found: Explanations, images: list[Path]) -> None:
     step = len(found) // len(images)
     for i, image in enumerate(images):
         first = found[i * step]
-        print(f"{image.name}: {first.label} ({first.target})  {first.score:.3f}")
+        score = "" if math.isnan(first.score) else f"  {first.score:.3f}"
+        print(f"{image.name}: {first.label} ({first.target}){score}")
 
 
 def demo_command(

@@ -31,7 +31,9 @@ SAFE = {
 
 
 def model(body: str) -> onnx.ModelProto:
-    text = f'<ir_version: 10, opset_import: ["" : 18]> g (float[1,3,4,5] x) => (float[1,3,4,5] y) {{ {body} }}'
+    text = (
+        f'<ir_version: 10, opset_import: ["" : 18]> g (float[1,3,4,5] x) => (float[1,3,4,5] y) {{ {body} }}'
+    )
     return onnx.parser.parse_model(text)
 
 

@@ -12,6 +12,8 @@ from .site import Site
 
 Rule: TypeAlias = Callable[[Site, Emit], Local]
 Match: TypeAlias = str | frozenset[str] | Callable[[Site], bool]
+# A Mapping is invariant in its keys: spell out the literal dicts that people write.
+Pairs: TypeAlias = Mapping[str, Rule] | Mapping[frozenset[str], Rule] | Mapping[Match, Rule]
 
 
 class Rules:
@@ -21,8 +23,8 @@ class Rules:
     A match is an operator name ("Relu", "com.acme:Gate"), a frozenset of names, or a predicate of the site.
     """
 
-    def __init__(self, pairs: Mapping[Match, Rule] | None = None, base: Rules | None = None) -> None:
-        self._pairs: dict[Match, Rule] = dict(pairs or {})
+    def __init__(self, pairs: Pairs | None = None, base: Rules | None = None) -> None:
+        self._pairs: dict[Match, Rule] = {**pairs} if pairs else {}
         self._base = base
 
     def on(self, *ops: str) -> Callable[[Rule], Rule]:
@@ -37,7 +39,7 @@ class Rules:
 
         return register
 
-    def __or__(self, more: Mapping[Match, Rule]) -> Rules:
+    def __or__(self, more: Pairs) -> Rules:
         return Rules(more, base=self)
 
     def find(self, site: Site) -> Rule | None:

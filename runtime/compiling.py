@@ -17,7 +17,7 @@ from ..rewriter.passes.shapes import tensor_type
 from ..rewriter.target import Target
 from ..rules.readouts import readout
 from ..rules.registry import find
-from .describe import Description, describe
+from .describe import Description, describe, find_labels
 from .explainer import Explainer
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def compile(
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels)
+    names = about.labels if about is not None else find_labels(model, metadata_of(source.model), labels)
     request = Request(
         target=target,
         output=output,
@@ -81,7 +82,7 @@ def compile(
         shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
         provider=lowering,
         preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
-        labels=None if about is None else about.labels,
+        labels=names,
         options=options,
         version=package_version(),
     )
@@ -101,14 +102,17 @@ def description(
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
 ) -> Description | None:
     """The description of a model; None when its input is no picture and nobody said it was."""
-    metadata = {entry.key: entry.value for entry in proto.metadata_props}
     shape = picture_shape(proto)
     try:
-        return describe(model, shape, metadata, preprocessing=preprocessing, labels=labels)
+        return describe(model, shape, metadata_of(proto), preprocessing=preprocessing, labels=labels)
     except ModelError:
         if preprocessing is not None:
             raise OptionError("preprocessing was given, but the model's input is not a picture") from None
         return None
+
+
+def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def picture_shape(proto: onnx.ModelProto) -> tuple[Dim, ...]:

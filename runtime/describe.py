@@ -44,8 +44,7 @@ def describe(
     """
     beside = _beside(model)
     record: object
-    given = _labels(labels)
-    names = given if given is not None else _metadata_labels(metadata) or _beside_labels(model)
+    names = find_labels(model, metadata, labels)
     if isinstance(preprocessing, (str, os.PathLike)) and str(preprocessing) in PRESETS:
         return Description(for_input(shape).scaled(str(preprocessing)), f"preset {preprocessing}", names)
     if preprocessing is not None:
@@ -59,6 +58,17 @@ def describe(
     if not isinstance(record, Mapping):
         raise OptionError(f"preprocessing in {where} is {type(record).__name__} and no JSON object")
     return Description(from_record(record), where, names)
+
+
+def find_labels(
+    model: object,
+    metadata: Mapping[str, str],
+    labels: str | os.PathLike[str] | Sequence[str] | None = None,
+) -> tuple[str, ...] | None:
+    """The class names of a model: what the caller gives (a text file, or the names), its metadata, the file
+    beside it. None without any. Raises OptionError for what cannot be read."""
+    given = _labels(labels)
+    return given if given is not None else _metadata_labels(metadata) or _beside_labels(model)
 
 
 def _given(preprocessing: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[object, str]:

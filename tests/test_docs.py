@@ -61,5 +61,7 @@ def test_each_readme_command_installs_what_it_needs(kind: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(rf"<!-- {kind} command -->\n```\n(.*?)\n```\n<!-- end -->", text, re.S)
     (extras,) = re.findall(r"^pip install '\.\[([a-z,]+)\]' && ", command)
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
     assert "cpu" in extras.split(",") and set(extras.split(",")) <= set(known)

@@ -27,7 +27,9 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def python(code: str, blocked: tuple[str, ...] = (), cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, blocked: tuple[str, ...] = (), cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter in which the blocked packages are not installed."""
     command = [sys.executable, "-W", "error", "-c", BLOCK.format(blocked=blocked) + code]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
@@ -65,7 +67,9 @@ def test_import_is_light() -> None:
 
 def test_our_folders_are_no_packages_of_their_own() -> None:
     """A second `rules` beside `onnxplain.rules` would be a second registry."""
-    done = python("import onnxplain; print([m for m in ('rewriter', 'rules', 'runtime', 'models') if m in sys.modules])")
+    done = python(
+        "import onnxplain; print([m for m in ('rewriter', 'rules', 'runtime', 'models') if m in sys.modules])"
+    )
     assert done.stdout == "[]\n"
 
 

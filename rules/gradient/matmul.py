@@ -77,12 +77,10 @@ class Drop:
         self.axis = axis
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Squeeze(t, g.ints(self.axis))
-        return value
+        return g.Squeeze(t, g.ints(self.axis))
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        value: Value = g.Unsqueeze(ct, g.ints(self.axis))
-        return value
+        return g.Unsqueeze(ct, g.ints(self.axis))
 
 
 class Contraction:
@@ -107,8 +105,7 @@ class Contraction:
 
     def _apply(self, g: Emit, v: Value, terms: Sequence[str], result: str, *more: Value) -> Value:
         operands = [v if k == self.i else value for k, value in enumerate(self.values)] + list(more)
-        value: Value = g.Einsum(*operands, equation=f"{','.join(terms)}->{result}")
-        return value
+        return g.Einsum(*operands, equation=f"{','.join(terms)}->{result}")
 
 
 @GRADIENT.on("Einsum")

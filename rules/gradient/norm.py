@@ -13,8 +13,7 @@ from .base import GRADIENT
 
 def per_channel(g: Emit, v: Value, rank: int) -> Value:
     """A (C,) parameter in the shape (1, C, 1...)."""
-    value: Value = g.Reshape(v, g.ints(1, -1, *[1] * (rank - 2)))
-    return value
+    return g.Reshape(v, g.ints(1, -1, *[1] * (rank - 2)))
 
 
 @GRADIENT.on("BatchNormalization")
@@ -96,8 +95,7 @@ class Grouped:
         self.x, self.groups = x, groups
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Reshape(t, g.ints(0, self.groups, -1))
-        return value
+        return g.Reshape(t, g.ints(0, self.groups, -1))
 
     def pull(self, g: Emit, ct: Value) -> Value:
         return g.shaped(ct, self.x)

@@ -47,8 +47,7 @@ def prelu(site: Site, g: Emit) -> Local:
 
 def slopes(g: Emit, x: Value, below: Value | float) -> Value:
     """1 where x > 0, else `below`."""
-    value: Value = g.Where(g.Greater(x, 0.0), g.number(1.0, x), g.number(below, x))
-    return value
+    return g.Where(g.Greater(x, 0.0), g.number(1.0, x), g.number(below, x))
 
 
 @GRADIENT.on("ThresholdedRelu")

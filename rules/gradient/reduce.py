@@ -31,8 +31,7 @@ def full(site: Site, g: Emit, y: Value) -> Value:
     axes = axes_of(site)
     if site.attr("keepdims", 1) or not axes:
         return y
-    value: Value = g.Unsqueeze(y, g.ints(*axes))
-    return value
+    return g.Unsqueeze(y, g.ints(*axes))
 
 
 @GRADIENT.on("ReduceSum")
@@ -140,9 +139,7 @@ class Resized:
         self.after, self.before = after, before
 
     def push(self, g: Emit, t: Value) -> Value:
-        value: Value = g.Reshape(t, self.after)
-        return value
+        return g.Reshape(t, self.after)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        value: Value = g.Reshape(ct, self.before)
-        return value
+        return g.Reshape(ct, self.before)

@@ -98,8 +98,7 @@ def _roi(site: Site, g: Emit, i: int, count: int) -> Value:
     low, high = (g.Slice(roi, g.ints(k), g.ints(k + 1)) for k in (i, i + count))
     dtype = roi.dtype or np.float32
     zeros, ones = g.constant(np.zeros(3, dtype)), g.constant(np.ones(3, dtype))
-    value: Value = g.Concat(zeros, low, ones, high, axis=0)
-    return value
+    return g.Concat(zeros, low, ones, high, axis=0)
 
 
 def _replicates(site: Site, axes: list[int]) -> Linear | None:
@@ -140,5 +139,4 @@ class Replicate:
     def pull(self, g: Emit, ct: Value) -> Value:
         block = [self.height, self.width]
         mean = g.AveragePool(ct, kernel_shape=block, strides=block, pads=[0, 0, 0, 0])
-        value: Value = g.Mul(mean, float(self.height * self.width))
-        return value
+        return g.Mul(mean, float(self.height * self.width))

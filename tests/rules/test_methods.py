@@ -94,7 +94,11 @@ def test_displays_as_the_papers_show_them() -> None:
     [
         ("saliency", {"gate": "relu"}, "saliency has no option 'gate'; it has none"),
         ("deconvnet", {"gates": "relu"}, r"no option 'gates' \(did you mean 'gate'\?\); it has gate, lrn"),
-        ("deconvnet", {"gate": "relus"}, "deconvnet: gate='relus' is not one of 'relu', 'rectifiers', 'activations'"),
+        (
+            "deconvnet",
+            {"gate": "relus"},
+            "deconvnet: gate='relus' is not one of 'relu', 'rectifiers', 'activations'",
+        ),
         ("guided-backprop", {"lrn": True}, "lrn=True is not one of"),
         ("guided-backprop", {"gate": None}, "gate=None is not one of"),
         ("guided-backprop", {"gate": ["relu"]}, "is not one of"),
@@ -171,21 +175,30 @@ def test_the_same_method_published_twice_is_one(publish: list[Entry]) -> None:
 def test_a_name_that_is_taken(publish: list[Entry], name: str) -> None:
     publish += [Entry("first:METHOD", custom()), Entry("second:METHOD", custom(name))]
     for _ in range(2):  # an error is not remembered as an empty table
-        with pytest.raises(OptionError, match=f"two methods are named '{name}'; one comes from 'second:METHOD'"):
+        with pytest.raises(
+            OptionError, match=f"two methods are named '{name}'; one comes from 'second:METHOD'"
+        ):
             methods()
 
 
 @pytest.mark.parametrize("thing", [None, 3, custom, Method, ModuleType("m"), {"name": "custom"}])
 def test_what_is_no_method(publish: list[Entry], thing: object) -> None:
     publish.append(Entry("package:THING", thing))
-    with pytest.raises(OptionError, match=f"'package:THING' of onnxplain.methods is not a Method but a {type(thing).__name__}"):
+    with pytest.raises(
+        OptionError,
+        match=f"'package:THING' of onnxplain.methods is not a Method but a {type(thing).__name__}",
+    ):
         find("saliency")
 
 
-@pytest.mark.parametrize("error", [ImportError("no module named x"), AttributeError("THING"), ZeroDivisionError("bug")])
+@pytest.mark.parametrize(
+    "error", [ImportError("no module named x"), AttributeError("THING"), ZeroDivisionError("bug")]
+)
 def test_a_package_that_cannot_be_imported(publish: list[Entry], error: Exception) -> None:
     publish.append(Entry("package:THING", error))
-    with pytest.raises(OptionError, match=f"'package:THING' of onnxplain.methods cannot be imported: {error}") as caught:
+    with pytest.raises(
+        OptionError, match=f"'package:THING' of onnxplain.methods cannot be imported: {error}"
+    ) as caught:
         methods()
     assert caught.value.__cause__ is error
 

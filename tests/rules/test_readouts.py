@@ -246,7 +246,9 @@ def test_jet_is_the_map_of_the_host() -> None:
 @pytest.mark.parametrize("spec", ["maxabs,minmax", "abssum_p99", "sum,centre"])
 def test_jet_at_the_end_of_a_chain(spec: str) -> None:
     values = emitted(spec, maps())
-    assert np.array_equal(emitted(f"{spec},jet", maps()), colormaps.jet(values.astype(np.float64)).astype(np.float32))
+    assert np.array_equal(
+        emitted(f"{spec},jet", maps()), colormaps.jet(values.astype(np.float64)).astype(np.float32)
+    )
 
 
 def test_jet_of_a_model_in_float64() -> None:
@@ -330,7 +332,9 @@ def test_the_record_wins_over_the_shape() -> None:
     model = model_of(nodes, {"x": ["N", 3, 5, 3]}, {"y": ["N", 45]})
     for layout, shape in (("NCHW", [1, 5, 3]), ("NHWC", [1, 3, 5])):
         about = record(layout) | {"size": shape[1:]}
-        heat = onnxplain.compile(model, reduce="sum", preprocessing=about)(np.zeros((1, 3, 5, 3)), target=0).heatmap
+        heat = onnxplain.compile(model, reduce="sum", preprocessing=about)(
+            np.zeros((1, 3, 5, 3)), target=0
+        ).heatmap
         assert heat is not None and list(heat.shape) == shape
 
 

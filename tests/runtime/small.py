@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 RNG = np.random.default_rng(7)
 WEIGHT = RNG.normal(size=(2 * 3 * 4, 5))

@@ -77,7 +77,7 @@ def test_a_guess_does_not_go_into_the_file() -> None:
     assert card.preprocessing is None and card.labels is None
     # a model that takes no picture is compiled all the same
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 3]}, {"y": ["N", 3]})
-    assert onnxplain.compile(model, labels=["a", "b", "c"]).card.preprocessing is None
+    assert onnxplain.compile(model).card.preprocessing is None
 
 
 def test_what_is_given_goes_over_what_lies_beside(tmp_path: Path) -> None:
@@ -93,11 +93,18 @@ def test_preprocessing_for_what_is_no_picture() -> None:
         onnxplain.compile(model, preprocessing="imagenet")
 
 
-def test_a_file_compiled_from_an_explanations_card_keeps_the_record(tmp_path: Path) -> None:
-    """Preprocessing in the metadata of a model is found, and travels on."""
-    model = picture()
-    helper.set_model_props(model, {"onnxplain.labels": json.dumps(list("abcde"))})
-    assert onnxplain.compile(model).card.labels == tuple("abcde")
+def test_labels_of_a_model_that_takes_no_picture() -> None:
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 3]}, {"y": ["N", 3]})
+    assert onnxplain.compile(model, labels=["a", "b", "c"]).card.labels == ("a", "b", "c")
+    helper.set_model_props(model, {"onnxplain.labels": '["d", "e", "f"]'})
+    assert onnxplain.compile(model).card.labels == ("d", "e", "f")
+
+
+def test_preprocessing_in_the_metadata_travels_on() -> None:
+    record = onnxplain.compile(LENET).card.preprocessing
+    model = onnx.load(LENET)
+    helper.set_model_props(model, {"onnxplain.preprocessing": json.dumps(record)})
+    assert onnxplain.compile(model).card.preprocessing == record
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(OptionError, match="no preset and no readable file 'imgnet'; presets: raw, unit, tf, lite"):
+    with pytest.raises(
+        OptionError, match="no preset and no readable file 'imgnet'; presets: raw, unit, tf, lite"
+    ):
         describe(b"", SHAPE, {}, preprocessing="imgnet")
 
 
@@ -144,7 +146,10 @@ def test_the_order_in_which_labels_are_looked_for(tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text("given, one\nzwölf\n", encoding="utf-8")
     assert describe(model, SHAPE, metadata, labels=["a", "b"]).labels == ("a", "b")
     assert describe(model, SHAPE, metadata, labels=tmp_path / "given.txt").labels == ("given, one", "zwölf")
-    assert describe(model, SHAPE, metadata, labels=str(tmp_path / "given.txt")).labels == ("given, one", "zwölf")
+    assert describe(model, SHAPE, metadata, labels=str(tmp_path / "given.txt")).labels == (
+        "given, one",
+        "zwölf",
+    )
     assert describe(model, SHAPE, metadata).labels == ("inside",)
     assert describe(model, SHAPE, {}).labels == ("beside", "second")
     assert describe(b"", SHAPE, {}).labels is None

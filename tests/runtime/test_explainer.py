@@ -44,7 +44,14 @@ def test_the_result(free: Explainer) -> None:
 
 @pytest.mark.parametrize(
     "x",
-    [X, {"x": X}, X.astype(np.float64), X.astype(np.float64).tolist(), np.asfortranarray(X), X[:, ::-1][:, ::-1]],
+    [
+        X,
+        {"x": X},
+        X.astype(np.float64),
+        X.astype(np.float64).tolist(),
+        np.asfortranarray(X),
+        X[:, ::-1][:, ::-1],
+    ],
     ids=["array", "dict", "float64", "list", "fortran", "strided"],
 )
 def test_forms_of_the_input(free: Explainer, x: Any) -> None:
@@ -65,7 +72,9 @@ def test_a_model_in_float64_takes_float32() -> None:
 
 
 @pytest.mark.xfail(
-    raises=ModelError, strict=True, reason="the seed is a OneHot in float64, which onnxruntime lacks on the CPU"
+    raises=ModelError,
+    strict=True,
+    reason="the seed is a OneHot in float64, which onnxruntime lacks on the CPU",
 )
 @pytest.mark.parametrize("target", ["input", "top", 1])
 def test_a_class_of_a_model_in_float64(target: Any) -> None:
@@ -96,9 +105,7 @@ def test_whole_numbers_become_floats(free: Explainer) -> None:
         (None, OptionError, "takes float32, not object"),
     ],
 )
-def test_an_input_that_does_not_fit(
-    free: Explainer, x: Any, kind: type[Exception], message: str
-) -> None:
+def test_an_input_that_does_not_fit(free: Explainer, x: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         free(x)
 
@@ -283,7 +290,9 @@ def test_a_place_that_cannot_be_written(free: Explainer, tmp_path: Path) -> None
 
 
 def test_a_plain_model_is_no_explanation() -> None:
-    with pytest.raises(ModelError, match="this file carries no explanation; make one with `onnxplain compile`"):
+    with pytest.raises(
+        ModelError, match="this file carries no explanation; make one with `onnxplain compile`"
+    ):
         onnxplain.load(models.path("mnist_lenet"))
     with pytest.raises(ModelError, match="no model file at"):
         onnxplain.load("missing.onnx")
@@ -306,7 +315,9 @@ def test_check_source(tmp_path: Path) -> None:
     assert explainer.card.source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     explainer.check_source(path)
     explainer.check_source(path.read_bytes())
-    with pytest.raises(StaleError, match=r"explains a model with sha256 [0-9a-f]{12}\.\.\., not [0-9a-f]{12}"):
+    with pytest.raises(
+        StaleError, match=r"explains a model with sha256 [0-9a-f]{12}\.\.\., not [0-9a-f]{12}"
+    ):
         explainer.check_source(picture(squash="Softmax").SerializeToString())
     with pytest.raises(ModelError):
         explainer.check_source(tmp_path / "missing.onnx")

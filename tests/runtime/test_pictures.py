@@ -21,7 +21,14 @@ from tests.runtime.small import model_of
 LITE, LENET = models.path("efficientnet_lite0"), models.path("mnist_lenet")
 CAT, PANDA = models.photo("cat_chelsea"), models.photo("panda")
 COLORS = ("red", "green", "blue")
-FLAT = {"layout": "NCHW", "color": "RGB", "size": [4, 4], "resize": "stretch", "mean": [0] * 3, "std": [255] * 3}
+FLAT = {
+    "layout": "NCHW",
+    "color": "RGB",
+    "size": [4, 4],
+    "resize": "stretch",
+    "mean": [0] * 3,
+    "std": [255] * 3,
+}
 
 
 def which_color(squash: str | None = None, shape: tuple[int, ...] = (3,)) -> onnx.ModelProto:
@@ -195,9 +202,9 @@ def test_saving(tmp_path: Path) -> None:
 
 
 def test_an_emitted_file_explains_by_its_own_method(tmp_path: Path) -> None:
-    path = onnxplain.compile(
-        which_color(), "guided-backprop", preprocessing=FLAT, labels=COLORS
-    ).save(tmp_path / "a.onnx")
+    path = onnxplain.compile(which_color(), "guided-backprop", preprocessing=FLAT, labels=COLORS).save(
+        tmp_path / "a.onnx"
+    )
     (item,) = onnxplain.explain(path, plain("green"))
     assert (item.method, item.about.preprocessing.size) == ("guided-backprop", (4, 4))
     assert item.about.labels == COLORS and item.about.found == "the file's metadata"
@@ -206,7 +213,10 @@ def test_an_emitted_file_explains_by_its_own_method(tmp_path: Path) -> None:
     for option in ({"gate": "relu"}, {"reduce": "sum"}, {"head": "prob"}, {"output": "logits"}):
         with pytest.raises(OptionError, match=f"compiled already and cannot change {next(iter(option))}"):
             onnxplain.explain(path, plain("green"), **option)
-    assert onnxplain.explain(path, plain("green"), head="logits", providers="cpu", threads=1)[0].method == item.method
+    assert (
+        onnxplain.explain(path, plain("green"), head="logits", providers="cpu", threads=1)[0].method
+        == item.method
+    )
 
 
 def test_a_file_of_a_method_that_is_not_installed_here(tmp_path: Path) -> None:

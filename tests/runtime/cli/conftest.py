@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxplain.runtime.cli import main
-
-LISTING = Callable[[], frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,9 @@ class Cli:
         """Exit code 2, one line on stderr, nothing on stdout, nothing left behind: that line."""
         ran = self(*words)
         assert ran.code == 2, ran
-        assert ran.err.startswith("onnxplain: ") and ran.err.count("\n") == 1 and ran.err.endswith("\n"), ran.err
+        assert ran.err.startswith("onnxplain: ") and ran.err.count("\n") == 1 and ran.err.endswith("\n"), (
+            ran.err
+        )
         assert "Traceback" not in ran.err and not ran.out and not ran.made, ran
         return ran.err
 

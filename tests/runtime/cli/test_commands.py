@@ -32,7 +32,16 @@ def test_compile_writes_a_file_that_runs(cli: Cli, method: str) -> None:
 
 
 def test_compile_passes_its_flags_on(cli: Cli) -> None:
-    flags = ["--target", "1,2", "--reduce", "maxabs,minmax", "--set", "gate=relu", "--shape", "image=4,1,28,28"]
+    flags = [
+        "--target",
+        "1,2",
+        "--reduce",
+        "maxabs,minmax",
+        "--set",
+        "gate=relu",
+        "--shape",
+        "image=4,1,28,28",
+    ]
     ran = cli.works("compile", LENET, "-m", "guided-backprop", "-o", "a.onnx", "--head", "prob", *flags)
     assert ran.made == {"a.onnx"}
     explainer = onnxplain.load("a.onnx")
@@ -88,7 +97,9 @@ def test_explain_names_the_class(cli: Cli, photo: str, classes: tuple[str, ...])
 
 def test_explain_draws_a_row_a_photo_and_a_column_a_method(cli: Cli) -> None:
     photos = [models.photo("panda"), models.photo("goldfish")]
-    ran = cli.works("explain", LITE, *photos, "-m", "saliency, guided-backprop", "-o", "panel.jpg", "--threads", 2)
+    ran = cli.works(
+        "explain", LITE, *photos, "-m", "saliency, guided-backprop", "-o", "panel.jpg", "--threads", 2
+    )
     assert ran.out.splitlines()[0].startswith("panda.jpg: giant panda (388)")
     assert ran.out.splitlines()[1].startswith("goldfish.jpg: goldfish (1)")
     with Image.open("panel.jpg") as panel:

@@ -121,7 +121,11 @@ WRITERS = [["compile", LENET], ["explain", LENET, PHOTO]]
 @pytest.mark.parametrize("words", WRITERS, ids=["compile", "explain"])
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("missing/a.png", "existing, writable folder"), ("folder.png", "give another name"), ("file/a.png", "cannot write")],
+    [
+        ("missing/a.png", "existing, writable folder"),
+        ("folder.png", "give another name"),
+        ("file/a.png", "cannot write"),
+    ],
     ids=["no folder", "a folder as the file", "a file as the folder"],
 )
 def test_a_place_that_cannot_be_written(cli: Cli, words: list[object], out: str, message: str) -> None:
@@ -252,7 +256,9 @@ def test_a_bad_preprocessing(cli: Cli, command: str, text: str | None, message: 
 
 
 def test_preprocessing_for_another_input(cli: Cli) -> None:
-    record = '{"layout": "NCHW", "color": "RGB", "size": null, "resize": "none", "mean": [0,0,0], "std": [1,1,1]}'
+    record = (
+        '{"layout": "NCHW", "color": "RGB", "size": null, "resize": "none", "mean": [0,0,0], "std": [1,1,1]}'
+    )
     Path("record.json").write_text(record)
     line = cli.refuses("explain", LENET, PHOTO, "--preprocess", "record.json")
     assert "input 'image' takes [N, 1, 28, 28], not [1, 3, " in line
@@ -288,7 +294,12 @@ def test_explain_a_model_without_a_picture(cli: Cli, determinants: Path) -> None
 
 @pytest.mark.parametrize(
     ("reduce", "message"),
-    [("maxab", "did you mean 'maxabs'?"), ("jet", "start with one of"), ("maxabs,sum", "only one of"), ("", "start")],
+    [
+        ("maxab", "did you mean 'maxabs'?"),
+        ("jet", "start with one of"),
+        ("maxabs,sum", "only one of"),
+        ("", "start"),
+    ],
 )
 def test_a_bad_readout(cli: Cli, reduce: str, message: str) -> None:
     assert message in cli.refuses("compile", LENET, "--reduce", reduce)
@@ -309,8 +320,15 @@ def test_a_name_the_model_lacks(cli: Cli, flag: str, message: str) -> None:
 def test_an_emitted_file_is_not_compiled_or_changed_again(cli: Cli) -> None:
     cli.works("compile", LENET, "-m", "guided-backprop", "-o", "a.onnx")
     assert "already has a tensor named" in cli.refuses("compile", "a.onnx")
-    assert "explains by guided-backprop, not saliency" in cli.refuses("explain", "a.onnx", PHOTO, "-m", "saliency")
-    for words in (["--set", "gate=relu"], ["--output", "logits"], ["--head", "prob"], ["--shape", "image=1,1,28,28"]):
+    assert "explains by guided-backprop, not saliency" in cli.refuses(
+        "explain", "a.onnx", PHOTO, "-m", "saliency"
+    )
+    for words in (
+        ["--set", "gate=relu"],
+        ["--output", "logits"],
+        ["--head", "prob"],
+        ["--shape", "image=1,1,28,28"],
+    ):
         assert "is compiled already and cannot change " in cli.refuses("explain", "a.onnx", PHOTO, *words)
 
 
@@ -361,7 +379,11 @@ def test_no_command_prints_the_help(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
-    [(MemoryError(), 2, "onnxplain: out of memory"), (KeyboardInterrupt(), 130, ""), (OSError(13, "no", "x"), 2, "onnxplain: x: no")],
+    [
+        (MemoryError(), 2, "onnxplain: out of memory"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(13, "no", "x"), 2, "onnxplain: x: no"),
+    ],
 )
 def test_what_the_system_may_raise(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str

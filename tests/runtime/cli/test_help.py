@@ -37,8 +37,20 @@ def test_every_parameter_is_explained(cli: Cli, name: str) -> None:
 
 
 DEFAULTS = {
-    "compile": ["default: saliency", "Default: MODEL.METHOD.onnx", "default: input", "default: logits", "by default"],
-    "explain": ["Default: saliency", "default: explanation.png", "default: top", "default: logits", "By default"],
+    "compile": [
+        "default: saliency",
+        "Default: MODEL.METHOD.onnx",
+        "default: input",
+        "default: logits",
+        "by default",
+    ],
+    "explain": [
+        "Default: saliency",
+        "default: explanation.png",
+        "default: top",
+        "default: logits",
+        "By default",
+    ],
     "check": ["default: saliency", "default: logits"],
     "demo": ["default: onnxplain-demo"],
 }

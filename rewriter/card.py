@@ -66,12 +66,36 @@ def card_from(raw: Mapping[str, str]) -> Card:
     """A card from its JSON texts (keys without the prefix)."""
     if "method" not in raw:
         raise ModelError("this file carries no explanation; make one with `onnxplain compile`")
-    known = {item.name for item in fields(Card)} - {"extra"}
+    values = {key: _value(key, text) for key, text in raw.items() if key in _TEXTS | _RECORDS | _LISTS}
     try:
-        values = {key: json.loads(text) for key, text in raw.items() if key in known}
-        for key in ("lanes", "approximations", "labels"):
-            if values.get(key) is not None:
-                values[key] = tuple(values[key])
         return Card(**values)
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
         raise ModelError(f"the explanation's metadata is damaged: {error}; compile it again") from error
+
+
+_TEXTS = frozenset({"version", "method", "citation"})
+_RECORDS = frozenset({"options", "target", "rules", "source", "preprocessing", "certificate"})
+_LISTS = frozenset({"lanes", "approximations", "labels"})
+
+
+def _value(key: str, text: str) -> Any:
+    """The value of one entry. ModelError when it is no JSON, or not of the entry's kind."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(
+            f"the explanation's metadata is damaged: {key!r} is no JSON; compile it again"
+        ) from error
+    kind = str if key in _TEXTS else dict if key in _RECORDS else list
+    inner = (
+        value
+        if isinstance(value, list)
+        else value.values()
+        if isinstance(value, dict) and key == "rules"
+        else ()
+    )
+    if not isinstance(value, kind) or not all(isinstance(part, str) for part in inner):
+        raise ModelError(
+            f"the explanation's metadata is damaged: {key!r} holds {text[:60]}; compile it again"
+        )
+    return tuple(value) if isinstance(value, list) else value

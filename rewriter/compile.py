@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from .method import Method, Reduce
 from .passes.lower import lower
 from .passes.share import share
 from .tape import Tape, linearize, pull
-from .target import Start, Target, find_head, find_output, start
+from .target import Start, Target, find_head, find_output, settle, start
 
 ATTRIBUTION, HEATMAP = "attribution", "heatmap"
 
@@ -46,6 +46,7 @@ class Request:
 def compile_source(source: Source, method: Method, request: Request) -> tuple[onnx.ModelProto, Card]:
     """The whole flow. Raises ModelError, UnsupportedError, TargetError, OptionError."""
     options = method.settle(request.options)
+    request = replace(request, target=settle(request.target))
     graph = prepare(source.model, request.shapes)
     g = Emit(graph)
     wrt = explained_inputs(graph, request.inputs)

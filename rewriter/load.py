@@ -208,14 +208,14 @@ def _filled(tensor: TensorProto) -> bool:
         return False
     count, kind = math.prod(tensor.dims), TensorProto.DataType.Name(tensor.data_type)
     if kind == "UNDEFINED" or kind.startswith("FLOAT6"):
-        return kind != "UNDEFINED"  # FLOAT6 is stored in more than one way
+        return bool(kind != "UNDEFINED")  # FLOAT6 is stored in more than one way
     bits = _BITS.get(kind, 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    size: int = -(-count * bits // 8)
     if tensor.HasField("raw_data"):
-        return kind != "STRING" and len(tensor.raw_data) == -(-count * bits // 8)
+        return bool(kind != "STRING" and len(tensor.raw_data) == size)
     stored = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
-    if kind in _BITS:
-        return stored == -(-count * bits // 8)
-    return stored == (2 * count if kind.startswith("COMPLEX") else count)
+    wanted = size if kind in _BITS else 2 * count if kind.startswith("COMPLEX") else count
+    return bool(stored == wanted)
 
 
 def _resolve_external(model: onnx.ModelProto, path: Path | None, wanted: bool, budget: int) -> None:

@@ -24,7 +24,7 @@ class Rules:
     """
 
     def __init__(self, pairs: Pairs | None = None, base: Rules | None = None) -> None:
-        self._pairs: dict[Match, Rule] = {**pairs} if pairs else {}
+        self._pairs: dict[Match, Rule] = {match: rule for match, rule in pairs.items()} if pairs else {}
         self._base = base
 
     def on(self, *ops: str) -> Callable[[Rule], Rule]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -89,13 +90,31 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
     return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
 
 
+def settle(target: object) -> Target:
+    """A target as text, an int or a tuple of ints, numbers of numpy included. TargetError for anything else."""
+    if isinstance(target, str):
+        return target
+    try:
+        if isinstance(target, Iterable):
+            return tuple(_index(i) for i in target)
+        return _index(target)
+    except TypeError:
+        raise TargetError(f"a target is a class index, a list of them, or text, not {target!r}") from None
+
+
+def _index(i: object) -> int:
+    if isinstance(i, (bool, np.bool_)):
+        raise TypeError
+    return operator.index(i)  # type: ignore[arg-type]
+
+
 def _indices(target: Target, head: Value) -> list[int]:
     if isinstance(target, str):
         known = ("input", "top", "cotangent")
         raise TargetError(
             f"unknown target {target!r}{nearest(target, known)}; {', '.join(known)} or a class index"
         )
-    indices = [int(target)] if isinstance(target, (int, np.integer)) else [int(i) for i in target]
+    indices = [target] if isinstance(target, int) else list(target)
     if not indices or len(indices) > MAX_ROWS:
         raise TargetError(
             f"{len(indices)} targets; give 1 to {MAX_ROWS}, or use target='cotangent' and feed rows"

@@ -26,7 +26,7 @@ def times_input(g: Emit, cotangent: Value, x: Value) -> Value:
 
 def _per_sample(g: Emit, m: Value, reduce: str) -> Value:
     """ReduceMax, ReduceMin, ... over everything but the batch, kept at size 1."""
-    return getattr(g, reduce)(m, g.ints(*range(1, len(m.shape))), keepdims=1)
+    return g.op(reduce, m, g.ints(*range(1, len(m.shape))), keepdims=1)
 
 
 def _varies(g: Emit, m: Value) -> Value:

@@ -111,13 +111,8 @@ def test_the_wheel_holds_exactly_what_it_should(wheel: Path) -> None:
         "licenses/LICENSE",
         "licenses/models/LICENSES.md",
     }
-    for name in (
-        "models/mnist_lenet.onnx",
-        "models/labels_imagenet1k.txt",
-        "models/photos/cat_chelsea.jpg",
-        "py.typed",
-    ):
-        assert f"onnxplain/{name}" in files
+    shipped = {"mnist_lenet.onnx", "mnist_lenet.json", "labels_imagenet1k.txt", "photos/cat_chelsea.jpg"}
+    assert {f"onnxplain/models/{name}" for name in shipped} | {"onnxplain/py.typed"} <= files
 
 
 def test_the_wheel_says_what_it_needs(wheel: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_given_proto_is_not_modified() -> None:
 @pytest.mark.parametrize("source", [7, None, ["net.onnx"], 1.5])
 def test_anything_else_is_refused_by_its_type(source: object) -> None:
     with pytest.raises(ModelError, match=f"not {type(source).__name__}"):
-        load(source)  # type: ignore[arg-type]
+        load(source)
 
 
 # Files that are no models
@@ -484,7 +484,7 @@ def _nested(depth: int) -> bytes:
         node = graph.node[0]
         graph.output[0].name = f"v{level + 1}"
         node.output[0] = f"v{level + 1}"
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def test_branches_thirty_deep_compile() -> None:

@@ -193,7 +193,7 @@ def test_constants_of_every_kind_become_initializers() -> None:
         helper.make_tensor("i", TensorProto.INT64, [1, 2], [1, 0]),
         [2, 3],
     )
-    expected = {
+    expected: dict[str, np.ndarray] = {
         "tensor": np.asarray([[1, 2]], np.int32),
         "scalar": np.asarray(1.5, np.float32),
         "numbers": np.asarray([1.5, -2], np.float32),
@@ -370,7 +370,7 @@ def window_model(
 ) -> onnx.ModelProto:
     """One window node over (N, 2, size, width). Conv and ConvTranspose take w (2, 2, kernel)."""
     weighted = op in ("Conv", "ConvTranspose")
-    node = helper.make_node(op, ["x", "w"] if weighted else ["x"], ["y"], **attributes)  # type: ignore[arg-type]
+    node = helper.make_node(op, ["x", "w"] if weighted else ["x"], ["y"], **attributes)
     kernel = attributes.get("kernel_shape", [3, 3])
     assert isinstance(kernel, list)
     graph = helper.make_graph(

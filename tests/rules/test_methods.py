@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, replace
 from importlib import metadata
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import onnxplain
-from onnxplain import Method, OptionError
+from onnxplain import Method, OptionError, models
 from onnxplain.rules import methods as built_in
 from onnxplain.rules import registry
 from onnxplain.rules.gradient import GRADIENT
@@ -104,11 +105,11 @@ def test_displays_as_the_papers_show_them() -> None:
         ("guided-backprop", {"gate": ["relu"]}, "is not one of"),
     ],
 )
-def test_options_are_checked(method: str, given: dict[str, object], message: str) -> None:
+def test_options_are_checked(method: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         find(method).settle(given)
     with pytest.raises(OptionError, match=message):
-        onnxplain.compile(onnxplain.models.path("mnist_lenet"), method, **given)
+        onnxplain.compile(models.path("mnist_lenet"), method, **given)
 
 
 def test_given_options_go_over_the_defaults() -> None:
@@ -151,7 +152,7 @@ def test_a_published_method_is_found(publish: list[Entry]) -> None:
     publish.append(Entry("package.module:METHOD", method))
     assert list(methods()) == [*BUILT_IN, "custom"]
     assert find("custom") is method
-    explainer = onnxplain.compile(onnxplain.models.path("mnist_lenet"), "custom")
+    explainer = onnxplain.compile(models.path("mnist_lenet"), "custom")
     assert explainer.card.method == "custom" and explainer.card.citation == "nobody"
 
 
@@ -205,7 +206,7 @@ def test_a_package_that_cannot_be_imported(publish: list[Entry], error: Exceptio
 
 def test_a_method_derived_from_another_compiles_under_its_own_name() -> None:
     derived = replace(find("guided-backprop"), name="mine", title="Mine")
-    explainer = onnxplain.compile(onnxplain.models.path("mnist_lenet"), derived, gate="relu")
+    explainer = onnxplain.compile(models.path("mnist_lenet"), derived, gate="relu")
     assert explainer.card.method == "mine" and explainer.card.options == {"gate": "relu", "lrn": "gradient"}
     assert "mine" not in registry.methods()
 

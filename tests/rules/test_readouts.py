@@ -82,7 +82,7 @@ def _p99(a: Wide) -> Wide:
     low, part = int(place), place - int(place)
     p99 = ordered[low] if part == 0 else (1 - part) * ordered[low] + part * ordered[low + 1]
     top = p99 if p99 > ordered[0] else ordered[-1]
-    return np.clip((a - ordered[0]) / (top - ordered[0]), 0, 1)
+    return np.asarray(np.clip((a - ordered[0]) / (top - ordered[0]), 0, 1))
 
 
 FORMULAS: dict[str, Callable[[Wide, int], Wide]] = {
@@ -301,7 +301,7 @@ def linear(layout: str, dtype: type = np.float32) -> onnx.ModelProto:
     """x (N, 3, 6, 5) or (N, 6, 5, 3) -> flatten(x) weight (N, 4)."""
     c, h, w = SIDES
     shape = [c, h, w] if layout == "NCHW" else [h, w, c]
-    weight = np.random.default_rng(2).normal(size=(c * h * w, 4)).astype(dtype)
+    weight: Array = np.random.default_rng(2).normal(size=(c * h * w, 4)).astype(dtype)
     nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]
     return model_of(nodes, {"x": ["N", *shape]}, {"y": ["N", 4]}, {"w": weight}, dtype)
 

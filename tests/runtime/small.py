@@ -59,5 +59,5 @@ def product() -> onnx.ModelProto:
         helper.make_node("Flatten", ["ab"], ["product"], axis=1),
         helper.make_node("Add", ["a", "b"], ["heatmap"]),
     ]
-    shape = ["N", 2, 3, 4]
+    shape = ("N", 2, 3, 4)
     return model_of(nodes, {"a": shape, "b": shape}, {"product": ["N", 24], "heatmap": shape})

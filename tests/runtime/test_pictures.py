@@ -40,9 +40,9 @@ def which_color(squash: str | None = None, shape: tuple[int, ...] = (3,)) -> onn
         onnx.helper.make_node("Reshape", ["scaled", "shape"], [last]),
     ]
     if squash:
-        options = {} if squash == "Sigmoid" else {"axis": 1}
+        options: dict[str, Any] = {} if squash == "Sigmoid" else {"axis": 1}
         nodes.append(onnx.helper.make_node(squash, ["logits"], ["scores"], **options))
-    constants = {"four": np.float32(4), "shape": np.array([-1, *shape])}
+    constants = {"four": np.array(4, np.float32), "shape": np.array([-1, *shape])}
     return model_of(nodes, {"x": ["N", 3, 4, 4]}, {"scores": ["N", *shape]}, constants)
 
 
@@ -210,7 +210,13 @@ def test_an_emitted_file_explains_by_its_own_method(tmp_path: Path) -> None:
     assert item.about.labels == COLORS and item.about.found == "the file's metadata"
     with pytest.raises(OptionError, match="explains by guided-backprop, not saliency"):
         onnxplain.explain(path, plain("green"), "saliency")
-    for option in ({"gate": "relu"}, {"reduce": "sum"}, {"head": "prob"}, {"output": "logits"}):
+    options: list[dict[str, Any]] = [
+        {"gate": "relu"},
+        {"reduce": "sum"},
+        {"head": "prob"},
+        {"output": "logits"},
+    ]
+    for option in options:
         with pytest.raises(OptionError, match=f"compiled already and cannot change {next(iter(option))}"):
             onnxplain.explain(path, plain("green"), **option)
     assert (

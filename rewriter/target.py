@@ -136,9 +136,13 @@ def _fixed(g: Emit, index: int, flat: Value, head: Value) -> Value:
 
 def _one_hot(g: Emit, chosen: Value, flat: Value, head: Value) -> Value:
     """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head."""
-    values = g.constant(np.asarray([0.0, 1.0], head.dtype or np.float32))
     depth = g.Shape(flat, start=1, end=2)
-    hot = g.OneHot(g.Squeeze(chosen, g.ints(1)), depth, values, axis=-1)
+    # float32 first: onnxruntime has no OneHot of doubles on the CPU.
+    hot = g.OneHot(
+        g.Squeeze(chosen, g.ints(1)), depth, g.constant(np.asarray([0.0, 1.0], np.float32)), axis=-1
+    )
+    if np.dtype(head.dtype) != np.float32:
+        hot = g.cast(hot, head)
     return hot if len(head.shape) == 2 else g.Reshape(hot, g.Shape(head))
 
 

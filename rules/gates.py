@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 from ..rewriter.emit import Emit
 from ..rewriter.graph import Value
@@ -110,11 +111,13 @@ def deconv(options: Options) -> Rules:
     return gates(keep, below_top, options)
 
 
-OPTIONS = {
-    "gate": Option(
-        "rectifiers", ("relu", "rectifiers", "activations"), "which activations gate the backward signal"
-    ),
-    "lrn": Option(
-        "gradient", ("gradient", "pass"), "local response normalisation: its derivative, or untouched"
-    ),
-}
+OPTIONS = MappingProxyType(
+    {
+        "gate": Option(
+            "rectifiers", ("relu", "rectifiers", "activations"), "which activations gate the backward signal"
+        ),
+        "lrn": Option(
+            "gradient", ("gradient", "pass"), "local response normalisation: its derivative, or untouched"
+        ),
+    }
+)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from ..rewriter.method import Method
 from .gates import OPTIONS, SMOOTH, deconv, guided
 from .gradient import GRADIENT
 from .readouts import keep, times_input
 
-PLAIN: dict[str, str] = dict.fromkeys(
-    sorted(SMOOTH), "its paper gives no rule for this activation; gate= says how it is treated"
+PLAIN = MappingProxyType(
+    {op: "its paper gives no rule for this activation; gate= says how it is treated" for op in sorted(SMOOTH)}
 )
 ONE_PASS = "1 forward + 1 backward"
 

@@ -41,8 +41,7 @@ def test_all_is_exactly_what_is_public() -> None:
         for name, value in vars(onnxplain).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    # package_version is how the face finds its own version; it is not documented.
-    assert public - {"package_version"} == set(onnxplain.__all__)
+    assert public == set(onnxplain.__all__)
     assert list(onnxplain.__all__) == sorted(onnxplain.__all__)
 
 

@@ -19,11 +19,12 @@ from .rewriter.errors import (
 )
 from .rewriter.method import Method
 from .rules.registry import methods
-from .runtime.compiling import compile, package_version
+from .runtime.compiling import compile
+from .runtime.compiling import package_version as _package_version
 from .runtime.explainer import Explainer, Result, load
 from .runtime.pictures import explain
 
-__version__ = package_version()
+__version__ = _package_version()
 
 __all__ = [
     "ExplainError",

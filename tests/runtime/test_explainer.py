@@ -71,11 +71,6 @@ def test_a_model_in_float64_takes_float32() -> None:
     assert np.array_equal(result.attribution[1:], gradient(1, np.float64))
 
 
-@pytest.mark.xfail(
-    raises=ModelError,
-    strict=True,
-    reason="the seed is a OneHot in float64, which onnxruntime lacks on the CPU",
-)
 @pytest.mark.parametrize("target", ["input", "top", 1])
 def test_a_class_of_a_model_in_float64(target: Any) -> None:
     result = onnxplain.compile(picture(np.float64), target=target)(X)

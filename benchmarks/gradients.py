@@ -22,7 +22,7 @@ from benchmarks.files import compile_file, file_cost
 from benchmarks.networks import DEFAULT, NETWORKS, QUICK, pictures, write
 from benchmarks.table import Measured
 from benchmarks.timing import fresh, interleave, peak_memory
-from benchmarks.variants import FORWARD, METHODS, VARIANTS, Floats, make, missing, reference
+from benchmarks.variants import FORWARD, METHODS, VARIANTS, WEIGHED, Floats, make, missing, reference
 
 LOGITS = 1e-4
 """Largest difference of an output to onnxruntime's, over the largest output."""
@@ -96,7 +96,9 @@ def _network(name: str, folder: Path, args: argparse.Namespace) -> Measured:
     wanted = [variant for variant in VARIANTS if variant not in gaps]
     sample = 0.0 if args.quick else 0.1
     times, distances = fresh(_time, wanted, files, x, args.threads, args.repeats, sample)
-    memory = {variant: fresh(_memory, variant, files, x, args.threads) for variant in wanted}
+    memory = {
+        variant: fresh(_memory, variant, files, x, args.threads) for variant in WEIGHED if variant in wanted
+    }
     return Measured(NETWORKS[name].title, times, gaps, distances, memory, cost)
 
 

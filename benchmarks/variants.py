@@ -29,6 +29,17 @@ VARIANTS = (
     *(f"captum {method}" for method in METHODS),
 )
 
+WEIGHED = (
+    FORWARD,
+    "onnxplain saliency",
+    "onnxplain guided-backprop",
+    "torch forward",
+    "torch gradient",
+    "captum saliency",
+    "captum guided-backprop",
+)
+"""Those whose memory is measured."""
+
 _CAPTUM = {
     "saliency": "Saliency",
     "input-x-gradient": "InputXGradient",

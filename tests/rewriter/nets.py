@@ -10,6 +10,11 @@ from onnx import parser
 
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.draft import Draft, draft
+from onnxplain.rewriter.emit import Emit
+from onnxplain.rewriter.graph import Graph, prepare
+from onnxplain.rewriter.rules import Rules
+from onnxplain.rewriter.tape import Tape, linearize
+from onnxplain.rules.gradient import GRADIENT
 from onnxplain.rules.registry import find
 from tests.rules.forward import session
 
@@ -58,3 +63,20 @@ def drafted(body: str, opset: int = 18, ir: int = 8) -> Draft:
 def floats(*shape: int, seed: int = 0) -> np.ndarray:
     """Normal numbers, float32."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def unchanged(work: Draft, before: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> None:
+    """The checker passes, and every output is what it was, to the bit."""
+    want, got = run(before, feeds), run(sealed(work), feeds)
+    assert list(got) == list(want)
+    for name in want:
+        assert got[name].dtype == want[name].dtype
+        assert np.array_equal(got[name], want[name], equal_nan=want[name].dtype.kind == "f"), name
+
+
+def tape_of(
+    model: onnx.ModelProto, rules: Rules = GRADIENT, wrt: tuple[str, ...] = ("x",), target: str = "y"
+) -> tuple[Tape, Graph, Emit]:
+    graph = prepare(model)
+    g = Emit(graph)
+    return linearize(graph, [graph.values[name] for name in wrt], graph.values[target], rules, g), graph, g

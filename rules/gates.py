@@ -59,7 +59,7 @@ def max_with_zero(site: Site) -> bool:
 
 def _all_zero(site: Site, i: int) -> bool:
     value = site.constant(i)
-    return value is not None and value.size > 0 and not value.any()
+    return value is not None and value.size > 0 and bool((value == 0).all())
 
 
 def _either(a: Match, b: Match) -> Match:

@@ -60,7 +60,8 @@ def noise(*shape: int, seed: int = 1) -> Floats:
 def run(model: onnx.ModelProto, feeds: Feeds) -> dict[str, NDArray[Any]]:
     ready = session(model.SerializeToString())
     names = [value.name for value in ready.get_outputs()]
-    return dict(zip(names, ready.run(None, dict(feeds)), strict=True))
+    values = [np.asarray(value) for value in ready.run(None, dict(feeds))]
+    return dict(zip(names, values, strict=True))
 
 
 def attribution(model: onnx.ModelProto, method: str, feeds: Feeds, request: Request) -> NDArray[Any]:

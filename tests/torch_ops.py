@@ -253,7 +253,7 @@ def _pad(call: Call) -> Any:
         return _padded(x, pads, call.number(2, "value", 0.0))
     assert not any(pads[:2]) and not any(pads[rank : rank + 2]), "only the axes of the picture"
     inner = [pads[i] for k in reversed(range(2, rank)) for i in (k, k + rank)]
-    return F.pad(x, inner, mode={"edge": "replicate"}.get(mode, mode))
+    return F.pad(x, inner, mode="replicate" if mode == "edge" else str(mode))
 
 
 def _resize(call: Call) -> Any:
@@ -267,7 +267,7 @@ def _resize(call: Call) -> Any:
         m = int(n * factor) if scales else (sizes or [])[axis]
         if m != n or factor != 1:
             matrix = torch.from_numpy(resize_matrix(n, m, factor, call.attrs))
-            x = torch.tensordot(x, matrix, ([axis], [1])).movedim(-1, axis)
+            x = (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return x
 
 

@@ -45,7 +45,8 @@ def observe(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array]:
         data = model.SerializeToString()
     finally:
         del model.graph.output[len(own) :]
-    return dict(zip([*own, *added], session(data).run(None, dict(feeds)), strict=True))
+    values = [np.asarray(value) for value in session(data).run(None, dict(feeds))]
+    return dict(zip([*own, *added], values, strict=True))
 
 
 def session(data: bytes) -> ort.InferenceSession:

@@ -51,7 +51,9 @@ def net(between: list[NodeProto], constants: dict[str, float], reads: list[str])
     made.append(helper.make_node("Sum", [f"y{i}" for i in range(len(reads))], ["y"]))
     weights = [numpy_helper.from_array(U, "U")]
     weights += [numpy_helper.from_array(v, f"V{i}") for i, v in enumerate(VS)]
-    weights += [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+    weights += [
+        numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()
+    ]
     graph = helper.make_graph(
         made,
         "net",

@@ -33,13 +33,14 @@ class Source:
 
 
 def load(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: Source | str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     external_data: bool = False,
     max_bytes: int = PROTOBUF_LIMIT,
     domains: Iterable[str] = (),
 ) -> Source:
-    """Parse and vet a model given as a path, as bytes or as a ModelProto (which is not modified).
+    """Parse and vet a model given as a path, as bytes or as a ModelProto (which is not modified). A Source was
+    vetted when it was loaded, and is returned as it is.
 
     external_data: read tensors kept in files beside the model. Only regular files inside the model's
         own folder are ever opened, and only when this is asked for.
@@ -48,6 +49,8 @@ def load(
     Raises ModelError: missing, too large, not ONNX, malformed, unknown domains (all listed), tensors whose
         data do not fill their shape, or external data that is not wanted, not there, or outside the folder.
     """
+    if isinstance(source, Source):
+        return source
     data, path = _read(source, max_bytes)
     if len(data) > max_bytes:
         raise ModelError(f"the model has {len(data)} bytes, over the cap of {max_bytes}; raise max_bytes")
@@ -61,7 +64,7 @@ def load(
 
 
 def _read(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto, max_bytes: int
+    source: Source | str | os.PathLike[str] | bytes | onnx.ModelProto, max_bytes: int
 ) -> tuple[bytes, Path | None]:
     if isinstance(source, onnx.ModelProto):
         try:

@@ -91,12 +91,3 @@ def rank_of(value: Value) -> int:
     if value.shape is None:
         raise Refuse(f"the rank of {value.name!r} is unknown; fix the input shape with shapes=")
     return len(value.shape)
-
-
-def only_static(value: Value, axis: int) -> int:
-    """The static size of an axis; refuses the node when it is dynamic."""
-    rank_of(value)
-    dim = value.shape[axis]
-    if not isinstance(dim, int):
-        raise Refuse(f"axis {axis} of {value.name!r} has no static size; fix the input shape with shapes=")
-    return dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError, nearest
@@ -123,14 +124,19 @@ def jet(g: Emit, m: Value, axis: int) -> Value:
 
 
 def jet_table() -> np.ndarray:
-    """256 x 3 float32, from the piecewise-linear segments of the jet colour map."""
+    """`jet_colours` as float32."""
+    return jet_colours().astype(np.float32)
+
+
+def jet_colours() -> npt.NDArray[np.float64]:
+    """The 256 colours of jet, (256, 3) in [0, 1]: matplotlib's piecewise linear segments at i/255."""
     segments = (
         ((0, 0.35, 0.66, 0.89, 1), (0, 0, 1, 1, 0.5)),
         ((0, 0.125, 0.375, 0.64, 0.91, 1), (0, 0, 1, 1, 0, 0)),
         ((0, 0.11, 0.34, 0.65, 1), (0.5, 1, 1, 0, 0)),
     )
-    at = np.linspace(0, 1, 256)
-    return np.stack([np.interp(at, x, y) for x, y in segments], axis=1).astype(np.float32)
+    steps = np.arange(256) / 255.0
+    return np.stack([np.interp(steps, x, y) for x, y in segments], axis=1)
 
 
 STEPS: dict[str, Step] = {

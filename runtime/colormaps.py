@@ -9,18 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rewriter.errors import OptionError, nearest
+from ..rules.readouts import jet_colours
 
 Floats = npt.NDArray[np.float64]
 
-_RED = ((0.0, 0.35, 0.66, 0.89, 1.0), (0.0, 0.0, 1.0, 1.0, 0.5))
-_GREEN = ((0.0, 0.125, 0.375, 0.64, 0.91, 1.0), (0.0, 0.0, 1.0, 1.0, 0.0, 0.0))
-_BLUE = ((0.0, 0.11, 0.34, 0.65, 1.0), (0.5, 1.0, 1.0, 0.0, 0.0))
-
-
-def jet_table() -> Floats:
-    """The 256 colours of jet, (256, 3) in [0, 1]: matplotlib's piecewise linear segments at i/255."""
-    steps = np.arange(256) / 255.0
-    return np.stack([np.interp(steps, *segments) for segments in (_RED, _GREEN, _BLUE)], axis=1)
+jet_table = jet_colours
+"""The table that an emitted file carries, in full precision."""
 
 
 def jet(values: Floats) -> Floats:

@@ -11,7 +11,7 @@ import onnx
 
 from ..rewriter.compile import Request, compile_source
 from ..rewriter.errors import ModelError, OptionError
-from ..rewriter.load import PROTOBUF_LIMIT, load
+from ..rewriter.load import PROTOBUF_LIMIT, Source, load
 from ..rewriter.method import Method
 from ..rewriter.passes.shapes import tensor_type
 from ..rewriter.target import Target
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..rewriter.draft import Dim
     from .providers import Provider
 
-Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto | Source
 
 
 def package_version() -> str:

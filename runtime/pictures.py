@@ -24,6 +24,9 @@ from .panel import Cell, Row, panel
 from .render import back_projection, overlay, readout, signed
 
 Array = npt.NDArray[Any]
+VETTING = ("external_data", "max_bytes", "domains")
+"""Options of `compile` that decide how the file is read; it is read once, for all methods."""
+
 Progress = Callable[[str], None]
 
 
@@ -88,7 +91,8 @@ def explain(
     Raises ImageError, TargetError and what `compile` raises.
     """
     pictures = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
-    source = load_source(model, external_data=bool(options.get("external_data")))
+    vetting = {key: options.pop(key) for key in VETTING if key in options}
+    source = load_source(model, **vetting)
     if methods is None:
         methods = read_card(source.model).method if is_explanation(source.model) else "saliency"
     names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
@@ -105,24 +109,22 @@ def explain(
     tell = progress or (lambda text: None)
     for name in names:
         tell(f"compiling {name}")
-        explainer = _explainer(model, source, name, about, options)
+        explainer = _explainer(source, name, about, options)
         for i, (array, shown) in enumerate(prepared):
             tell(f"{name}: photo {i + 1} of {len(prepared)}")
             found[i].append(run_one(explainer, array, shown, chosen, about))
     return Explanations(tuple(item for row in found for item in row))
 
 
-def _explainer(
-    model: Model, source: Source, name: str, about: Description, options: dict[str, Any]
-) -> Explainer:
+def _explainer(source: Source, name: str, about: Description, options: dict[str, Any]) -> Explainer:
     """Compile; a file that is an explanation already is used as it is."""
     if not is_explanation(source.model):
         given = {**options, "preprocessing": about.preprocessing.to_record(), "labels": about.labels}
-        return compile(model, name, target="input", **given)
+        return compile(source, name, target="input", **given)
     card = read_card(source.model)
     if card.method != name:
         raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
-    free = {"providers", "threads", "external_data"}
+    free = {"providers", "threads"}
     asked = [key for key, value in options.items() if key not in free and value is not None]
     if options.get("head") == "logits":  # the default of the command line
         asked.remove("head")

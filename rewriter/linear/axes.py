@@ -200,10 +200,9 @@ class TakeND:
 
     x: Value
     index: Value
-    batch_dims: int
 
     def push(self, g: Emit, t: Value) -> Value:
-        return g.GatherND(t, self.index, batch_dims=self.batch_dims)
+        return g.GatherND(t, self.index)
 
     def pull(self, g: Emit, ct: Value) -> Value:
         zeros = g.zeros(ct, g.Shape(self.x))

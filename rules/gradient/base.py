@@ -5,7 +5,6 @@ from __future__ import annotations
 from ...rewriter.emit import Emit
 from ...rewriter.graph import Value
 from ...rewriter.rules import Rules
-from ...rewriter.site import Site
 
 GRADIENT = Rules()
 """Exact derivatives. Kinks: 0 at x = 0 for Relu, 0 at both ends of Clip, the first of equal values wins."""
@@ -16,6 +15,6 @@ def step(g: Emit, x: Value, low: Value | float | None = None, high: Value | floa
     return g.primitive("StepMask", x, low, high)
 
 
-def normalised_axes(site: Site, axes: list[int], rank: int) -> tuple[int, ...]:
+def normalised_axes(axes: list[int], rank: int) -> tuple[int, ...]:
     """Axes counted from the front, in order."""
     return tuple(sorted(axis % rank for axis in axes))

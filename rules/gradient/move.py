@@ -161,7 +161,7 @@ def gather_nd(site: Site, g: Emit) -> Local:
     """y takes slices addressed by index tuples."""
     if int(site.attr("batch_dims", 0)):
         raise Refuse("GatherND with batch_dims")
-    return Local(TakeND(site.data, site.fixed(1, "the index"), 0))
+    return Local(TakeND(site.data, site.fixed(1, "the index")))
 
 
 @GRADIENT.on("TopK")

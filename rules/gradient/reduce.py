@@ -19,7 +19,7 @@ def axes_of(site: Site) -> tuple[int, ...]:
         axes = [int(axis) for axis in site.required(1, "the list of axes").ravel()]
     if not axes and site.attr("noop_with_empty_axes", 0):
         return ()
-    return normalised_axes(site, axes or list(range(rank)), rank)
+    return normalised_axes(axes or list(range(rank)), rank)
 
 
 def total(site: Site) -> Reduced:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,21 +10,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from .card import Card
 from .draft import Dim
 from .emit import Emit, tail_of
-from .errors import ModelError, OptionError, TargetError, nearest
-from .graph import Graph, Value, assemble, prepare, with_weights
+from .errors import OptionError, TargetError, nearest
+from .graph import Graph, Value, append, assemble, prepare, with_weights
 from .load import PROTOBUF_LIMIT, Source, load
+from .loop import Inner, Loop
 from .method import Method, Reduce
-from .passes.lower import lower
-from .passes.share import share
-from .tape import Tape, linearize, pull
+from .mirror import mirror
+from .results import ATTRIBUTION, HEATMAP, Result, finish, info, vet
+from .scene import Scene, Stage
 from .target import Start, Target, find_head, find_output, settle, start
 
-ATTRIBUTION, HEATMAP = "attribution", "heatmap"
+CLASS, MAP = "lane/class", "lane/map"
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,93 @@ class Request:
 
 def compile_source(source: Source, method: Method, request: Request) -> tuple[onnx.ModelProto, Card]:
     """The whole flow. Raises ModelError, UnsupportedError, TargetError, OptionError."""
-    options = method.settle(request.options)
-    request = replace(request, target=settle(request.target))
+    method, options = method.concrete(request.options)
+    request = replace(request, target=settle(request.target), options=options)
+    stage, aim = open_stage(source, method, request)
+    if method.sampling is None:
+        model = _once(stage, method, request)
+    else:
+        model = _sampled(stage, method, request)
+    card = _card(source, stage, aim, method, request)
+    card.stamp(model)
+    vet(model, stage.graph)
+    return with_weights(model, stage.graph), card
+
+
+def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage, dict[str, Any]]:
+    """The prepared model with the method's views and reference, and the card's entry on what is explained."""
     graph = prepare(source.model, request.shapes)
     g = Emit(graph)
-    wrt = explained_inputs(graph, request.inputs)
+    wrt = tuple(explained_inputs(graph, request.inputs))
     output = find_output(graph, request.output)
     head, squash = find_head(graph, output, request.head)
     _vet_head(head)
-    tape = linearize(graph, wrt, head, method.rules(options), g)
+    rules, about = method.rules(request.options), request.preprocessing or {}
+    stage = Stage(graph, g, wrt, head, request.options, rules, about)
+    if method.reference is not None:
+        references = {x.name: method.reference(stage, x) for x in wrt}
+        stage.extras["references"] = references
+        stage.graph = mirror(graph, g, references, head)
+    for view in method.views(request.options):
+        stage.graph = view(stage.graph, g, (head.name,))
+    return stage, _aim(request.target, output, head, squash)
+
+
+def _once(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
+    """The input itself, explained."""
+    begin, maps = _maps(stage, method, request.target)
+    results = _outputs(_joined(maps, stage), stage, request, stage.g)
+    infos = finish(stage.g, results, _taken(stage, begin), request.provider)
+    model = assemble(stage.graph, stage.g.nodes, infos)
+    model.graph.input.extend(info(value) for value in (*begin.inputs, *stage.inputs))
+    return model
+
+
+def _sampled(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
+    """The method's map averaged over samples, in a loop around its graph."""
+    assert method.sampling is not None
+    if isinstance(request.target, tuple) and -1 in request.target:
+        raise TargetError(
+            "a list of classes with -1 among them cannot be followed over samples; name the class"
+        )
+    begin, maps = _maps(stage, method, "input" if request.target == "top" else request.target)
+    results: list[Result] = [
+        (f"{MAP}_{i}", m, [None, *x.shape[1:]])
+        for i, (m, x) in enumerate((m, x) for row in maps for m, x in zip(row, stage.wrt, strict=True))
+    ]
+    names = tuple(name for name, _, _ in results)
+    if begin.chosen is not None:
+        results.append((CLASS, begin.chosen, [None, 1]))
+    infos = finish(stage.g, results, _taken(stage, begin), request.provider)
+    inner = assemble(stage.graph, stage.g.nodes, infos)
+    added = () if request.target == "top" else begin.inputs
+    loop = Loop(
+        stage, method.sampling(request.options), Inner(inner, names, CLASS if begin.chosen else None, added)
+    )
+    model, flat = loop.run()
+    count = len(stage.wrt)
+    rows = [flat[i : i + count] for i in range(0, len(flat), count)]
+    results = _outputs(_joined(rows, stage, loop.g), stage, request, loop.g)
+    model.graph.output.extend(finish(loop.g, results, _taken(stage, begin), request.provider))
+    append(model.graph, stage.graph, loop.g.nodes)
+    model.graph.input.extend(info(value) for value in (*added, *stage.inputs))
+    return model
+
+
+def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[list[Value]]]:
+    """The attributions: a row a seed, a column an explained input."""
+    g = stage.g
     with g.at("target"):
-        begin = start(graph, head, request.target, g, wrt[0].shape[0])
-    raw = _attributions(tape, begin, wrt, method, g)
-    results = _outputs(raw, wrt, request, g)
-    model = _emit(graph, g, begin, results, request.provider)
-    card = _card(source, tape, _aim(request.target, output, head, squash), method, request, g)
-    card.stamp(model)
-    _vet(model, graph)
-    return with_weights(model, graph), card
+        begin = start(stage.graph, stage.head, target, g, stage.wrt[0].shape[0])
+        seeds = begin.seeds
+        if target != "cotangent":
+            seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
+    scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
+    return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
+
+
+def _taken(stage: Stage, begin: Start) -> set[str]:
+    return {value.name for value in (*begin.inputs, *stage.inputs)} | set(stage.graph.values)
 
 
 def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
@@ -91,44 +161,35 @@ def _vet_head(head: Value) -> None:
         raise TargetError(f"{head.name!r} is not a floating-point tensor; choose another head= or output=")
 
 
-def _attributions(tape: Tape, begin: Start, wrt: Sequence[Value], method: Method, g: Emit) -> list[Value]:
+def _joined(rows: Sequence[Sequence[Value]], stage: Stage, g: Emit | None = None) -> list[Value]:
     """One attribution an input. Several seeds are several backward passes over shared masks; their rows are
     laid out sample by sample: (N * rows, ...)."""
-    rows: list[list[Value]] = []
-    for seed in begin.seeds:
-        cotangents = pull(tape, {begin.head.name: seed}, g)
-        for x in wrt:
-            if x.name not in cotangents:
-                raise TargetError(f"{begin.head.name!r} does not depend on input {x.name!r}")
-        rows.append([method.read(g, cotangents[x.name], x) for x in wrt])
+    g = g or stage.g
     if len(rows) == 1:
-        return rows[0]
+        return list(rows[0])
     return [
         g.shaped(g.Concat(*(g.Unsqueeze(row[i], g.ints(1)) for row in rows), axis=1), x)
-        for i, x in enumerate(wrt)
+        for i, x in enumerate(stage.wrt)
     ]
 
 
-def _outputs(
-    raw: Sequence[Value], wrt: Sequence[Value], request: Request, g: Emit
-) -> list[tuple[str, Value, list[Dim]]]:
-    """(name, value, shape) of every output that the explanation adds."""
+def _outputs(raw: Sequence[Value], stage: Stage, request: Request, g: Emit) -> list[Result]:
+    """The outputs that the explanation adds."""
+    wrt = stage.wrt
     lead: Dim = wrt[0].shape[0]
     if request.target == "cotangent":
         lead = "K"
     elif not isinstance(request.target, (str, int)) and len(request.target) > 1:
         lead = lead * len(request.target) if isinstance(lead, int) else "rows"
-    found: list[tuple[str, Value, list[Dim]]] = []
+    found: list[Result] = []
     for x, value in zip(wrt, raw, strict=True):
         name = ATTRIBUTION if len(wrt) == 1 else f"{ATTRIBUTION}/{x.name}"
-        found.append((name, value, [lead, *x.shape[1:]]))
+        found.append((name, value, [lead, *_tail(value, x)]))
     if request.reduce is not None:
         for x, value in zip(wrt, raw, strict=True):
             name = HEATMAP if len(wrt) == 1 else f"{HEATMAP}/{x.name}"
-            axis = -1 if (request.preprocessing or {}).get("layout") == "NHWC" else 1
-            if value.shape is None:
-                value.shape = [lead, *x.shape[1:]]
-            heat = request.reduce[1](g, value, axis)
+            value.shape = [lead, *_tail(value, x)]
+            heat = request.reduce[1](g, value, stage.channel_axis(x))
             shape = [lead, *(heat.shape or [])]
             if np.dtype(x.dtype) != np.float32:
                 heat = g.Cast(heat, to=onnx.TensorProto.FLOAT)
@@ -136,49 +197,9 @@ def _outputs(
     return found
 
 
-def _emit(
-    graph: Graph,
-    g: Emit,
-    begin: Start,
-    results: Sequence[tuple[str, Value, list[Dim]]],
-    provider: str,
-) -> onnx.ModelProto:
-    taken = {value.name for value in (*graph.inputs, *graph.outputs)}
-    for name in [name for name, _, _ in results] + [value.name for value in begin.inputs]:
-        if name in taken or name in graph.values:
-            raise ModelError(f"the model already has a tensor named {name!r}; is it an explanation itself?")
-    named = []
-    for name, value, shape in results:
-        final = g.Identity(value)
-        final.name, final.shape = name, shape
-        named.append(final)
-    nodes, finals = share(g.nodes, named)
-    g.nodes = nodes
-    nodes, finals = lower(g, finals, provider)
-    nodes, finals = share(nodes, finals)
-    infos = [_info(value) for value in finals]
-    model = assemble(graph, nodes, infos)
-    model.graph.input.extend(_info(value) for value in begin.inputs)
-    return model
-
-
-def _info(value: Value) -> onnx.ValueInfoProto:
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
-    return helper.make_tensor_value_info(value.name, element, value.shape)
-
-
-def _vet(model: onnx.ModelProto, graph: Graph) -> None:
-    """Full check of the emitted graph, weights standing in as inputs of their type and shape."""
-    shell = onnx.ModelProto()
-    shell.CopyFrom(model)
-    for name, tensor in graph.draft.weights.items():
-        shell.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-    try:
-        onnx.checker.check_model(shell, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(
-            f"the explanation graph does not pass the checker: {' '.join(str(error).split())[:400]}"
-        ) from error
+def _tail(value: Value, x: Value) -> list[Dim]:
+    """Sizes behind the rows: those of the input, unless the readout says otherwise (a map left small)."""
+    return list(x.shape[1:] if value.shape is None else value.shape[1:])
 
 
 def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict[str, Any]:
@@ -193,20 +214,22 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict
     }
 
 
-def _card(
-    source: Source, tape: Tape, aim: Mapping[str, Any], method: Method, request: Request, g: Emit
-) -> Card:
-    options = method.settle(request.options)
+def _card(source: Source, stage: Stage, aim: Mapping[str, Any], method: Method, request: Request) -> Card:
+    options = {name: recorded(value) for name, value in request.options.items()}
     if request.reduce is not None:
         options["reduce"] = request.reduce[0]
     opset = next(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))
+    lanes = ("primal", *(["reference"] * bool(method.reference)), *(["samples"] * bool(method.sampling)))
+    rules: dict[str, str] = {}
+    for tape in stage.tapes:
+        rules |= tape.rules()
     return Card(
         version=request.version,
         method=method.name,
         options=options,
         target=aim,
-        rules=tape.rules(),
-        lanes=("primal",),
+        rules=rules,
+        lanes=lanes,
         source={
             "sha256": source.sha256,
             "bytes": source.size,
@@ -214,19 +237,28 @@ def _card(
             "producer": source.model.producer_name,
             "name": None if source.path is None else source.path.name,
         },
-        approximations=(*g.notes, *_approximations(tape, method)),
+        approximations=(*stage.g.notes, *_approximations(stage, method)),
         citation=method.source,
         preprocessing=request.preprocessing,
         labels=request.labels,
     )
 
 
-def _approximations(tape: Tape, method: Method) -> list[str]:
+def recorded(value: Any) -> Any:
+    """An option as the card keeps it: an array by its shape and hash, an object by its own record."""
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        return {"shape": list(value.shape), "dtype": value.dtype.name, "sha256": digest}
+    record = getattr(value, "to_record", None)
+    return value if record is None else record()
+
+
+def _approximations(stage: Stage, method: Method) -> list[str]:
     """One note an operator for which the method's paper has no rule, with its nodes."""
     nodes: dict[str, list[str]] = {}
-    for step in tape.steps:
-        if step.site.op in method.approximates:
-            nodes.setdefault(step.site.op, []).append(step.site.name)
+    for step in (step for tape in stage.tapes for step in tape.steps):
+        if step.site.op in method.approximates and step.site.name not in nodes.setdefault(step.site.op, []):
+            nodes[step.site.op].append(step.site.name)
     return [f"{op} at {', '.join(names)}: {method.approximates[op]}" for op, names in sorted(nodes.items())]
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .compile import Request, explained_inputs
-from .emit import Emit
+from .compile import Request, open_stage
 from .errors import UnsupportedError
-from .graph import prepare
 from .load import Source
 from .method import Method
 from .tape import linearize, touched
-from .target import find_head, find_output
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,14 @@ def coverage(source: Source, method: Method, request: Request) -> list[NodeCover
 
     Raises ModelError, TargetError and OptionError as `compile_source`, but never UnsupportedError.
     """
-    graph = prepare(source.model, request.shapes)
-    g = Emit(graph)
-    wrt = explained_inputs(graph, request.inputs)
-    head, _ = find_head(graph, find_output(graph, request.output), request.head)
+    method, options = method.concrete(request.options)
+    stage, _ = open_stage(source, method, replace(request, options=options))
+    graph, head = stage.graph, stage.head
+    wrt = (stage.layer,) if method.starts_at_layer else stage.wrt
     reasons: dict[str, str] = {}
     rules: dict[str, str] = {}
     try:
-        rules = linearize(graph, wrt, head, method.rules(method.settle(request.options)), g).rules()
+        rules = linearize(graph, wrt, head, stage.rules, stage.g).rules()
     except UnsupportedError as error:
         reasons = {site.name: site.reason for site in error.sites}
     found = touched(graph, wrt, head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
@@ -46,6 +46,9 @@ else:
 
 Shape: TypeAlias = Sequence[Dim]
 
+LOOP = "onnxplain/loop"
+"""Name of the node whose body is the explanation graph, where a method averages over samples."""
+
 
 def is_value(x: object) -> TypeGuard[Value]:
     return isinstance(x, gs.Tensor)
@@ -84,6 +87,8 @@ class Graph:
     values: Mapping[str, Value]
     hidden: Mapping[str, frozenset[str]]
     """Node name -> outer tensors its subgraphs read."""
+    twin: Callable[[Node], Node] | None = None
+    """A node -> the same node at the reference input, for the methods that compare with one."""
 
     def constant(self, value: Value | None) -> np.ndarray | None:
         """The array behind a parameter, or None when it is not known at compile time."""
@@ -178,17 +183,25 @@ def assemble(graph: Graph, nodes: Iterable[Node], outputs: Iterable[onnx.ValueIn
     """The forward model with emitted nodes, their constants and extra outputs added; weights come last, once."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.draft.model)
-    constants: dict[str, np.ndarray] = {}
-    for node in nodes:
-        model.graph.node.append(proto(node))
-        for x in node.inputs:
-            if isinstance(x, gs.Constant) and x.name not in graph.values:
-                constants[x.name] = np.asarray(x.values)
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    append(model.graph, graph, nodes)
     model.graph.output.extend(outputs)
     return model
 
 
+def append(target: onnx.GraphProto, graph: Graph, nodes: Iterable[Node]) -> None:
+    """Write emitted nodes, and the constants they read, behind what is in the graph."""
+    constants: dict[str, np.ndarray] = {}
+    for node in nodes:
+        target.node.append(proto(node))
+        for x in node.inputs:
+            if isinstance(x, gs.Constant) and x.name not in graph.values:
+                constants[x.name] = np.asarray(x.values)
+    target.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+
+
 def with_weights(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:
-    model.graph.initializer.extend(graph.draft.weights.values())
+    """The weights, where the forward nodes are: in the model's graph, or in the body of its loop."""
+    loops = [node for node in model.graph.node if node.name == LOOP]
+    home = loops[0].attribute[0].g if loops else model.graph
+    home.initializer.extend(graph.draft.weights.values())
     return model

@@ -1,42 +1,70 @@
-"""A method is data: rules, a start, a readout."""
+"""A method is data: rules, a start, a readout; where it needs them a reference, a layer, samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .emit import Emit
 from .errors import OptionError, nearest
-from .graph import Value
+from .graph import Graph, Value
 from .rules import Rules
 
-Read: TypeAlias = Callable[[Emit, Value, Value], Value]
-"""(g, cotangent of the input, the input) -> attribution, of the shape of the input."""
+if TYPE_CHECKING:
+    from .loop import Sampling
+    from .scene import Scene, Stage
+
+Options: TypeAlias = Mapping[str, Any]
+
+Read: TypeAlias = "Callable[[Scene], Value]"
+"""What the attribution is, given a scene: the input, its cotangent, the layer. Of the shape of the input."""
 
 Reduce: TypeAlias = Callable[[Emit, Value, int], Value]
 """(g, attribution, channel axis) -> heat map."""
 
+Seed: TypeAlias = Callable[[Emit, Value, Value], Value]
+"""(g, head z, one-hot e_c) -> what the backward pass starts with."""
 
-Options: TypeAlias = Mapping[str, Any]
+View: TypeAlias = Callable[[Graph, Emit, Collection[str]], Graph]
+"""(graph, g, tensors that must stay) -> the same function with other nodes for the rules to see."""
+
+
+def one(g: Emit, z: Value, hot: Value) -> Value:
+    """e_c: the gradient of the logit."""
+    return hot
+
+
+def value(g: Emit, z: Value, hot: Value) -> Value:
+    """e_c z_c: the logit itself is shared out (METHODS 0.2)."""
+    return g.Mul(hot, z)
+
+
+def positive_value(g: Emit, z: Value, hot: Value) -> Value:
+    """e_c max(z_c, 0)."""
+    return g.Mul(hot, g.Relu(z))
 
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of a method: its default, what it may be, and what it does."""
+    """A setting of a method: its default, what it may be, and what it does. check: raises OptionError for a
+    value that is no good, and returns the value as the method wants it."""
 
     default: Any
     choices: tuple[Any, ...] | None
     help: str
+    check: Callable[[str, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
 class Method:
     """An explanation method. The compiler reads these fields and knows nothing else of it.
 
-    rules: options -> rule set. read: what the attribution is, given the input's cotangent. display: the
-    readout its papers show (METHODS 0.7). approximates: operator -> what is done there for want of a rule in
-    the paper; recorded in the emitted file's card.
+    rules: options -> rule set. read: the attribution, from a scene. seed: what the pass starts with.
+    views: options -> how the rules see the graph. reference: the input to compare with (its activations are then
+    `site.reference`). sampling: options -> the samples that the map is averaged over. of: options -> the method
+    that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
+    approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
     """
 
     name: str
@@ -49,6 +77,37 @@ class Method:
     display: str = "maxabs"
     options: Mapping[str, Option] = field(default_factory=dict)
     approximates: Mapping[str, str] = field(default_factory=dict)
+    seed: Seed = one
+    views: Callable[[Options], tuple[View, ...]] = lambda options: ()
+    reference: Callable[[Stage, Value], Value] | None = None
+    sampling: Callable[[Options], Sampling] | None = None
+    of: Callable[[Options], Method] | None = None
+    starts_at_layer: bool = False
+
+    def concrete(self, given: Options) -> tuple[Method, dict[str, Any]]:
+        """The method with its inner one's rules and readout, and all options settled. An option that is not its
+        own belongs to the inner method."""
+        if self.of is None:
+            return self, self.settle(given)
+        mine = self.settle({name: v for name, v in given.items() if name in self.options})
+        inner = self.of(mine)
+        rest = {name: v for name, v in given.items() if name not in self.options}
+        if inner.sampling is not None or inner.of is not None:
+            raise OptionError(f"{self.name} of {inner.name}: a method that samples cannot be sampled again")
+        try:
+            theirs = inner.settle(rest)
+        except OptionError as error:
+            raise OptionError(
+                f"{self.name} of {error}; its own options are {', '.join(self.options)}"
+            ) from None
+        merged = replace(
+            inner,
+            name=self.name,
+            title=self.title,
+            sampling=self.sampling,
+            source=f"{self.source}; {inner.source}",
+        )
+        return merged, {**theirs, **mine}
 
     def settle(self, given: Options) -> dict[str, Any]:
         """All options: the given ones over the defaults. OptionError for an unknown name or value."""
@@ -63,4 +122,8 @@ class Method:
                 raise OptionError(
                     f"{self.name}: {name}={value!r} is not one of {', '.join(map(repr, choices))}"
                 )
-        return {name: given.get(name, option.default) for name, option in self.options.items()}
+        return {name: self._checked(name, given.get(name, o.default)) for name, o in self.options.items()}
+
+    def _checked(self, name: str, value: Any) -> Any:
+        check = self.options[name].check
+        return value if check is None else check(f"{self.name}: {name}", value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class Site:
 
     x: the inputs, None where omitted. y: the output explained here (output number `port`).
     active: which inputs depend on the explained input, so need a map.
-    first: no weighted node lies between the explained input and this one.
+    first: no weighted node lies between the explained input and this one. last: none between it and the target.
     """
 
     node: Node
@@ -28,6 +28,7 @@ class Site:
     port: int = 0
     active: tuple[bool, ...] = field(default=())
     first: bool = False
+    last: bool = False
 
     @property
     def op(self) -> str:
@@ -76,6 +77,20 @@ class Site:
         if i < len(self.active) and self.active[i]:
             raise Refuse(f"{what} depends on the explained input")
         return value
+
+    @property
+    def reference(self) -> Site:
+        """The same node at the reference input."""
+        twin = None if self.graph.twin is None else self.graph.twin(self.node)
+        if twin is None:
+            raise Refuse("the method gives no reference input to compare with")
+        return replace(self, node=twin)
+
+    @property
+    def parts(self) -> tuple[Site, Site]:
+        """The affine node and the activation that a view has joined into this one."""
+        affine, act = self.node.attrs["affine"], self.node.attrs["activation"]
+        return replace(self, node=affine, port=0), replace(self, node=act, port=0, active=(True,))
 
     @property
     def rank(self) -> int:

@@ -43,6 +43,7 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
     Raises UnsupportedError once, with every node that has no rule or that its rule refuses.
     """
     needed = _ancestors(graph, target)
+    early = _weighted_after(graph, needed)
     active, deep = {value.name for value in wrt}, set[str]()
     steps: list[Step] = []
     obstacles: list[Obstacle] = []
@@ -51,13 +52,14 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
         hidden = graph.hidden.get(node.name, frozenset()) & active
         if not (hidden or active & set(reads)) or not any(y.name in needed for y in node.outputs):
             continue
-        if deep & set(reads) or (node.op in WEIGHTED and active & set(reads)):
+        if deep & set(reads) or (is_weighted(node) and active & set(reads)):
             deep.update(y.name for y in node.outputs)
         for port, y in enumerate(node.outputs):
             if y.name not in needed:
                 continue
             flags = tuple(name in active for name in reads)
-            site = Site(node, graph, port, flags, first=not deep & set(reads))
+            last = not any(output.name in early for output in node.outputs)
+            site = Site(node, graph, port, flags, first=not deep & set(reads), last=last)
             if not _carries(y):
                 # Integers and booleans carry nothing, but only an operator that is known may end a path.
                 if not hidden and rules.find(site) is None:
@@ -76,6 +78,21 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
     return Tape(tuple(steps))
 
 
+def is_weighted(node: Node) -> bool:
+    """A convolution or product with weights, by itself or joined with its activation in a view."""
+    return node.op in WEIGHTED or "affine" in node.attrs
+
+
+def _weighted_after(graph: Graph, needed: set[str]) -> set[str]:
+    """Tensors with a weighted node between them and the target."""
+    early: set[str] = set()
+    for node in reversed(graph.nodes):
+        outputs = {y.name for y in node.outputs}
+        if outputs & needed and (outputs & early or is_weighted(node)):
+            early.update(x.name for x in node.inputs)
+    return early
+
+
 def _carries(y: Value) -> bool:
     """Only floating-point tensors carry cotangents; a tensor of unknown type might."""
     return bool(y.name) and (y.dtype is None or np.dtype(y.dtype).kind == "f")
@@ -88,7 +105,7 @@ def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
     if rule is None:
         return Obstacle(site.op, site.name, "no rule for this operator")
     unknown = [v.name for v in (*site.x, site.y) if v is not None and v.shape is None]
-    if site.op in WEIGHTED and unknown:
+    if is_weighted(site.node) and unknown:
         reason = f"the rank of {unknown[0]!r} is unknown; fix the input shape with shapes="
         return Obstacle(site.op, site.name, reason)
     try:

@@ -30,6 +30,8 @@ class Start:
     seeds: tuple[Value, ...]
     inputs: tuple[Value, ...]
     """Inputs the target adds to the file."""
+    chosen: Value | None = None
+    """The classes explained, int64 (N, 1), where they depend on the input."""
 
 
 def find_output(graph: Graph, name: str | None) -> Value:
@@ -84,9 +86,9 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
     if target == "input":
         given = _input(graph, "target", np.dtype(np.int64), [batch or "N", 1])
         chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
-        return Start(head, (_one_hot(g, chosen, flat, head),), (given,))
+        return Start(head, (_one_hot(g, chosen, flat, head),), (given,), chosen)
     if target == "top":
-        return Start(head, (_one_hot(g, top, flat, head),), ())
+        return Start(head, (_one_hot(g, top, flat, head),), (), top)
     return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
 
 

@@ -11,18 +11,24 @@ from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.graph import Value
 from ..rewriter.method import Reduce
+from ..rewriter.scene import Scene
 
 Step = Callable[[Emit, Value, int], Value]
 
 
-def keep(g: Emit, cotangent: Value, x: Value) -> Value:
-    """The gradient itself."""
-    return cotangent
+def keep(scene: Scene) -> Value:
+    """The cotangent itself."""
+    return scene.cotangent
 
 
-def times_input(g: Emit, cotangent: Value, x: Value) -> Value:
+def times_input(scene: Scene) -> Value:
     """x times its cotangent; x is the model's input, not the picture shown."""
-    return g.Mul(cotangent, x)
+    return scene.g.Mul(scene.cotangent, scene.x)
+
+
+def times_change(scene: Scene) -> Value:
+    """The cotangent times the change of the input against its reference."""
+    return scene.g.Mul(scene.cotangent, scene.g.Sub(scene.x, scene.reference))
 
 
 def _per_sample(g: Emit, m: Value, reduce: str) -> Value:

@@ -96,6 +96,10 @@ class Emit:
             self._constants[key] = parameter(f"{self.scope}/const_{len(self._constants)}", array)
         return self._constants[key]
 
+    @property
+    def constants(self) -> list[Value]:
+        return list(self._constants.values())
+
     @contextmanager
     def at(self, name: str) -> Iterator[None]:
         """Name what is emitted inside after a forward node."""

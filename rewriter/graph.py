@@ -188,15 +188,29 @@ def assemble(graph: Graph, nodes: Iterable[Node], outputs: Iterable[onnx.ValueIn
     return model
 
 
-def append(target: onnx.GraphProto, graph: Graph, nodes: Iterable[Node]) -> None:
-    """Write emitted nodes, and the constants they read, behind what is in the graph."""
-    constants: dict[str, np.ndarray] = {}
+def append(
+    target: onnx.GraphProto,
+    graph: Graph,
+    nodes: Iterable[Node],
+    *,
+    reads: Iterable[Value] = (),
+    outer: str | None = None,
+) -> None:
+    """Write emitted nodes, and the constants that they or `reads` need, behind what is in the graph. outer: the scope
+    of an enclosing graph, whose constants are read from there."""
+    known = {tensor.name for tensor in target.initializer} | set(graph.values)
+    wanted = list(reads)
     for node in nodes:
         target.node.append(proto(node))
-        for x in node.inputs:
-            if isinstance(x, gs.Constant) and x.name not in graph.values:
-                constants[x.name] = np.asarray(x.values)
-    target.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+        wanted += node.inputs
+    for x in wanted:
+        if (
+            isinstance(x, gs.Constant)
+            and x.name not in known
+            and not (outer and x.name.startswith(f"{outer}/"))
+        ):
+            known.add(x.name)
+            target.initializer.append(numpy_helper.from_array(np.asarray(x.values), x.name))
 
 
 def with_weights(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:

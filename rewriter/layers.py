@@ -48,7 +48,7 @@ def find_layer(graph: Graph, wrt: Sequence[Value], head: Value, name: str | None
         )
     chosen = spatial[-1]
     node = _maker(graph, chosen)
-    while node is not None and node.op == "MaxPool" and len(spatial) > 1:
+    while node is not None and node.op in POOLS and len(spatial) > 1:
         spatial.pop()
         chosen, node = spatial[-1], _maker(graph, spatial[-1])
     return chosen

@@ -9,14 +9,14 @@ one batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .draft import rename_inputs
+from .draft import captured, rename_inputs
 from .emit import Emit
 from .graph import LOOP, Value, append, variable
 from .scene import Stage
@@ -28,17 +28,19 @@ Opened: TypeAlias = tuple[Value, ...]
 class Sampling:
     """How an input is sampled, and what becomes of the maps M_1 ... M_m.
 
-    count: (g, stage) -> m, 1-D int64 of one element. open: (g, stage, x) -> what the samples of x are made of.
-    point: (g, x, opened, k) -> samples number k (1-D int64, [l]) of every row of x: (l, N, ...).
-    finish: (g, x, opened, means) -> attribution; means[i] = 1/m Σ M^p for p = moments[i].
+    count: stage -> m, 1-D int64 of one element. open: (stage, x) -> what the samples of x are made of; both are
+    computed once, before the loop. point: (g, x, opened, k) -> samples number k (1-D int64, [l]) of every row of x:
+    (l, N, ...). scale: (g, x, maps, k) -> maps (l, N, ...) times their weights. finish: (g, x, opened, means) ->
+    attribution; means[i] = 1/m Σ M^p for p = moments[i]. lanes: samples a trip.
     """
 
-    count: Callable[[Emit, Stage], Value]
-    open: Callable[[Emit, Stage, Value], Opened]
+    count: Callable[[Stage], Value]
+    open: Callable[[Stage, Value], Opened]
     point: Callable[[Emit, Value, Opened, Value], Value]
     finish: Callable[[Emit, Value, Opened, Sequence[Value]], Value]
     moments: tuple[int, ...] = (1,)
     lanes: int = 4
+    scale: Callable[[Emit, Value, Value, Value], Value] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,15 @@ class Loop:
     """The loop around an inner explanation graph."""
 
     def __init__(self, stage: Stage, sampling: Sampling, inner: Inner) -> None:
-        self.stage, self.sampling, self.inner = stage, sampling, inner
         self.g, self.body = Emit(stage.graph, "lanes"), Emit(stage.graph, "lane")
+        self.stage, self.sampling, self.inner = replace(stage, g=self.g), sampling, inner
         batch = stage.wrt[0].shape[0]
         rows = any(value.name == "cotangent" for value in inner.added)
         # A batch that is fixed cannot grow lanes; cotangents may be any number of rows of one sample.
         self.lanes = 1 if rows or isinstance(batch, int) else sampling.lanes
         self.batched = [x for x in stage.graph.inputs if x.shape and (x.shape[0] == batch or x in stage.wrt)]
-        self.count = sampling.count(self.g, stage)
-        self.opened = {x.name: sampling.open(self.g, stage, x) for x in stage.wrt}
+        self.count = sampling.count(self.stage)
+        self.opened = {x.name: sampling.open(self.stage, x) for x in stage.wrt}
         self.classes = None if inner.chosen is None else _state("class", self._classes())
         self.outputs = {
             y.name: _state(f"out/{y.name}", self.g.constant(np.zeros((), y.dtype)))
@@ -131,7 +133,8 @@ class Loop:
         model.graph.input.extend(stage.graph.draft.graph.input)
         model.graph.output.extend(stage.graph.draft.graph.output)
         before, g.nodes = g.nodes, []
-        append(model.graph, stage.graph, before)
+        inside = captured(node) | set(node.input)
+        append(model.graph, stage.graph, before, reads=[c for c in g.constants if c.name in inside])
         model.graph.node.append(node)
         return model, self._finished(results)
 
@@ -154,18 +157,18 @@ class Loop:
         entering = {x.name: self._samples(x, k, first, width) for x in self.batched}
         if self.classes is not None:
             tiled = self._repeated(self.classes.before, width)
-            entering |= {value.name: tiled for value in self.inner.added if value.name == "target"}
+            entering["target"] = tiled
         prologue, g.nodes = g.nodes, []
-        leaving = self._sums(first, width)
+        leaving = self._sums(k, first, width)
         if self.classes is not None:
             rows = g.rows(self.stage.wrt[0])
             leaving[self.classes.after] = g.Slice(_int64(self.inner.chosen), g.ints(0), rows, g.ints(0))
         body = onnx.GraphProto(name="lanes")
         body.initializer.extend(self.inner.model.graph.initializer)
-        append(body, self.stage.graph, prologue)
+        append(body, self.stage.graph, prologue, outer=self.g.scope)
         body.node.extend(self._inner_nodes({name: value.name for name, value in entering.items()}))
         at_start = g.Cast(first, to=TensorProto.BOOL)
-        append(body, self.stage.graph, g.nodes)
+        append(body, self.stage.graph, g.nodes, outer=self.g.scope)
         body.node.extend(_identity(value.name, name) for name, value in leaving.items())
         body.node.extend(self._kept(at_start))
         body.node.append(_identity(go.name, "lane/go_on"))
@@ -188,7 +191,7 @@ class Loop:
         rows = g.Expand(g.Unsqueeze(x, g.ints(0)), g.Concat(width, ones, axis=0))
         return g.shaped(rows, x) if x.shape else g.Reshape(rows, g.ints(-1, 1))
 
-    def _sums(self, first: Value, width: Value) -> dict[str, Value]:
+    def _sums(self, k: Value, first: Value, width: Value) -> dict[str, Value]:
         """State name -> the sum so far, with this trip's lanes; the map of trip 0 does not count."""
         g, found = self.body, {}
         for i, name in enumerate(self.inner.maps):
@@ -196,6 +199,8 @@ class Loop:
             m = variable(name, x.dtype, x.shape)
             rows = g.Reshape(m, g.Concat(width, g.ints(-1), g.rest(x), axis=0))
             lanes = g.Slice(rows, first, g.ints(np.iinfo(np.int64).max), g.ints(0))
+            if self.sampling.scale is not None:
+                lanes = self.sampling.scale(g, x, lanes, k)
             for p, state in zip(self.sampling.moments, self.sums[i], strict=True):
                 power = lanes if p == 1 else g.Pow(lanes, float(p))
                 found[state.after] = g.Add(state.before, g.ReduceSum(power, g.ints(0), keepdims=0))

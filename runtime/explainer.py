@@ -16,7 +16,7 @@ from google.protobuf.message import EncodeError
 
 from ..rewriter.card import Card, read_card
 from ..rewriter.compile import ATTRIBUTION, HEATMAP
-from ..rewriter.errors import ModelError, OptionError, StaleError, TargetError
+from ..rewriter.errors import ModelError, OptionError, StaleError, TargetError, nearest
 from ..rewriter.load import PROTOBUF_LIMIT
 from ..rewriter.load import load as load_source
 from .atomic import write_bytes
@@ -95,12 +95,21 @@ class Explainer:
         x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
         target: int | Sequence[int] | Array | None = None,
         cotangent: npt.ArrayLike | None = None,
+        **more: npt.ArrayLike,
     ) -> Result:
-        """Explain a batch. Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
+        """Explain a batch. more: what the method itself takes: `noise` (samples, ...), unit normal, drawn with the
+        method's `seed` when it is not given; `baseline` (1 or N, ...) of files compiled with baseline="input".
+
+        Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
         aim = self.card.target.get("target")
         declared = {node.name: node.type for node in self.session.get_inputs()}
-        feeds = _feeds(x, declared, added={"input": "target", "cotangent": "cotangent"}.get(str(aim)))
-        rows = max((array.shape[0] for array in feeds.values() if array.ndim), default=1)
+        added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
+        own = {name: kind for name, kind in declared.items() if not self._of_method(name)}
+        feeds = _feeds(x, own, added)
+        feeds |= self._method_feeds(
+            {name: kind for name, kind in declared.items() if name not in own}, more, feeds
+        )
+        rows = max((feeds[name].shape[0] for name in own if name in feeds and feeds[name].ndim), default=1)
         if aim == "input":
             feeds["target"] = self._classes(-1 if target is None else target, rows)
         elif target is not None:
@@ -110,6 +119,42 @@ class Explainer:
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         return _result(run(self.session, feeds))
+
+    def _of_method(self, name: str) -> bool:
+        """Whether an input is the method's: what a card with samples or a reference adds to the model's own."""
+        kind = name.split("/")[0]
+        return (kind == "noise" and "samples" in self.card.lanes) or (
+            kind == "baseline" and self.card.options.get("baseline") == "input"
+        )
+
+    def _method_feeds(
+        self, declared: Mapping[str, str], more: Mapping[str, npt.ArrayLike], own: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """own: the model's feeds, which the noise takes its sizes from."""
+        for name in more:
+            if name not in declared:
+                raise OptionError(
+                    f"this file takes no {name!r}{nearest(name, declared)}; see `onnxplain show`"
+                )
+        feeds = {name: _typed(value, declared[name], name) for name, value in more.items()}
+        for name, kind in declared.items():
+            if name in feeds:
+                continue
+            if name.split("/")[0] != "noise":
+                raise OptionError(f"this file compares with an input of yours: give {name}=, (1 or N, ...)")
+            feeds[name] = _typed(self._noise(name, own), kind, name)
+        return feeds
+
+    def _noise(self, name: str, own: Mapping[str, Array]) -> Array:
+        shape = next(node.shape for node in self.session.get_inputs() if node.name == name)
+        explained = [own.get(name.partition("/")[2])] if "/" in name else list(own.values())
+        x = next((array for array in explained if array is not None and array.ndim == len(shape)), None)
+        if x is None:
+            raise OptionError(f"the input that {name!r} belongs to is missing")
+        draw = np.random.default_rng(int(self.card.options.get("seed", 0)))
+        return draw.standard_normal(
+            (int(self.card.options.get("samples", 50)), *x.shape[1:]), dtype=np.float32
+        )
 
     def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:
         try:

@@ -1,0 +1,41 @@
+"""What an option of a method may be: each check returns the value as the method wants it, or raises OptionError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..rewriter.errors import OptionError
+
+Check = Callable[[str, Any], Any]
+
+
+def whole(low: int, high: int) -> Check:
+    """An integer from low to high, both included."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise OptionError(f"{name}={value!r} is not a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Check:
+    """A finite number from low (above: but not low itself) to high."""
+
+    def check(name: str, value: Any) -> float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or not low <= value <= high or (above and value == low):
+            bounds = (
+                f"{'above' if above else 'of at least'} {low:g}"
+                if high == math.inf
+                else f"from {low:g} to {high:g}"
+            )
+            raise OptionError(
+                f"{name}={value!r} is not a number" + ("" if low == -math.inf else f" {bounds}")
+            )
+        return float(value)
+
+    return check

@@ -67,7 +67,8 @@ def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage,
     output = find_output(graph, request.output)
     head, squash = find_head(graph, output, request.head)
     _vet_head(head)
-    rules, about = method.rules(request.options), request.preprocessing or {}
+    about = request.preprocessing or {}
+    rules = method.rules({**request.options, "preprocessing": about})
     stage = Stage(graph, g, wrt, head, request.options, rules, about)
     if method.reference is not None:
         references = {x.name: method.reference(stage, x) for x in wrt}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .errors import OptionError, nearest
 from .graph import Graph, Node, Value
-from .tape import touched
+from .tape import carries, touched
 
 POOLS = frozenset({"MaxPool", "AveragePool"})
 MOVES = frozenset(
@@ -16,7 +16,11 @@ MOVES = frozenset(
 
 def candidates(graph: Graph, wrt: Sequence[Value], head: Value) -> list[Value]:
     """The tensors that every path from the inputs to the head goes through, in order."""
-    nodes = touched(graph, wrt, head)
+    nodes, active = [], {x.name for x in wrt}
+    for node in touched(graph, wrt, head):  # what reads a shape only carries nothing
+        if any(x.name in active for x in node.inputs) and any(carries(y) for y in node.outputs):
+            nodes.append(node)
+            active.update(y.name for y in node.outputs)
     active = {x.name for x in wrt}
     last_read: dict[str, int] = {}
     for i, node in enumerate(nodes):

@@ -60,7 +60,7 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
             flags = tuple(name in active for name in reads)
             last = not any(output.name in early for output in node.outputs)
             site = Site(node, graph, port, flags, first=not deep & set(reads), last=last)
-            if not _carries(y):
+            if not carries(y):
                 # Integers and booleans carry nothing, but only an operator that is known may end a path.
                 if not hidden and rules.find(site) is None:
                     obstacles.append(Obstacle(site.op, site.name, "no rule for this operator"))
@@ -93,7 +93,7 @@ def _weighted_after(graph: Graph, needed: set[str]) -> set[str]:
     return early
 
 
-def _carries(y: Value) -> bool:
+def carries(y: Value) -> bool:
     """Only floating-point tensors carry cotangents; a tensor of unknown type might."""
     return bool(y.name) and (y.dtype is None or np.dtype(y.dtype).kind == "f")
 

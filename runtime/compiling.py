@@ -19,6 +19,7 @@ from ..rules.readouts import readout
 from ..rules.registry import find
 from .describe import Description, describe, find_labels
 from .explainer import Explainer
+from .settings import resolved
 
 if TYPE_CHECKING:
     from ..rewriter.draft import Dim
@@ -83,7 +84,7 @@ def compile(
         provider=lowering,
         preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
         labels=names,
-        options=options,
+        options=resolved(options, source),
         version=package_version(),
     )
     emitted, card = compile_source(source, chosen, request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,10 @@ from .explainer import Explainer
 from .images import prepare, read_image, save_image
 from .panel import Cell, Row, panel
 from .render import back_projection, overlay, readout, signed
+from .settings import for_method
 
 Array = npt.NDArray[Any]
+COMPILE = frozenset(signature(compile).parameters)
 VETTING = ("external_data", "max_bytes", "domains")
 """Options of `compile` that decide how the file is read; it is read once, for all methods."""
 
@@ -107,9 +110,14 @@ def explain(
     prepared = [_prepared(picture, about) for picture in pictures]
     found: list[list[Explained]] = [[] for _ in prepared]
     tell = progress or (lambda text: None)
+    shared = {key: value for key, value in options.items() if key not in COMPILE}
+    common = {key: value for key, value in options.items() if key in COMPILE}
     for name in names:
         tell(f"compiling {name}")
-        explainer = _explainer(source, name, about, options)
+        own = shared
+        if len(names) > 1:
+            own = for_method(find(name), shared, {other: find(other) for other in names})
+        explainer = _explainer(source, name, about, {**common, **own})
         for i, (array, shown) in enumerate(prepared):
             tell(f"{name}: photo {i + 1} of {len(prepared)}")
             found[i].append(run_one(explainer, array, shown, chosen, about))
@@ -213,7 +221,13 @@ def cell(item: Explained) -> Cell:
         return Cell(item.method, back_projection(item.attribution, layout=layout, color=color))
     if display == "sum,sym":
         return Cell(item.method, signed(readout("sum", item.attribution, layout)[0]), "signed")
+    if display == "sym":
+        return Cell(
+            item.method, signed(item.attribution[0].mean(axis=-1 if layout == "NHWC" else 0)), "signed"
+        )
     heat = readout("maxabs", item.attribution, layout)[0]
+    if display == "max":  # a smooth map with no outliers to clip
+        return Cell(item.method, overlay(item.image, heat, alpha=0.5, percentile=100.0), "jet")
     return Cell(item.method, overlay(item.image, heat, alpha=0.75), "jet")
 
 

@@ -1,0 +1,63 @@
+"""Options as people give them, made into what a method wants: files are read here, methods never open any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..rewriter.errors import OptionError, StaleError, nearest
+from ..rewriter.load import Source
+from ..rewriter.method import Method
+
+ARRAYS = frozenset({".npy"})
+
+
+def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`) and `baseline` (an
+    .npy file). Raises OptionError for a file that cannot be used, StaleError for patterns of another model."""
+    found = dict(options)
+    patterns = found.get("patterns")
+    if isinstance(patterns, (str, os.PathLike)):
+        from .estimate import load_patterns  # needs the compiler, which needs this module
+
+        fitted = load_patterns(patterns)
+        theirs = fitted.provenance.get("sha256")
+        if theirs is not None and theirs != source.sha256:
+            raise StaleError(
+                f"patterns={str(patterns)!r} were fitted on another model; run `onnxplain fit patterns` again"
+            )
+        found["patterns"] = fitted
+    baseline = found.get("baseline")
+    if isinstance(baseline, os.PathLike) or (isinstance(baseline, str) and Path(baseline).suffix in ARRAYS):
+        found["baseline"] = _array(Path(baseline), "baseline")
+    return found
+
+
+def _array(path: Path, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise OptionError(f"{name}={str(path)!r} cannot be read as an array: {error}") from error
+
+
+def for_method(method: Method, options: Mapping[str, Any], others: Mapping[str, Method]) -> dict[str, Any]:
+    """The options that concern a method, where several methods share one command. OptionError for an option that
+    none of them has. A method around another one takes every option that no other method claims."""
+    mine = {name: value for name, value in options.items() if name in method.options}
+    for name, value in options.items():
+        if name in mine:
+            continue
+        takers = [other for other in others.values() if name in other.options]
+        if method.of is not None and not takers:
+            mine[name] = value
+        elif not takers and not any(other.of is not None for other in others.values()):
+            known = sorted({key for other in others.values() for key in other.options})
+            raise OptionError(
+                f"no method here has an option {name!r}{nearest(name, known)}; they have {', '.join(known)}"
+            )
+    return mine

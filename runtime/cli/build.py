@@ -16,6 +16,7 @@ from .options import (
     Labels,
     ModelPath,
     OutputName,
+    Overrides,
     Preprocess,
     Settings,
     Shapes,
@@ -43,6 +44,7 @@ def compile_command(
         typer.Option(help="Add a `heatmap` output: maxabs, sum, abssum_p99, or e.g. maxabs,minmax,jet."),
     ] = None,
     settings: Settings = None,
+    rules: Overrides = None,
     shapes: Shapes = None,
     preprocess: Preprocess = None,
     labels: Labels = None,
@@ -64,7 +66,7 @@ def compile_command(
         preprocessing=preprocess,
         labels=labels,
         external_data=external_data,
-        **settings_of(settings),
+        **settings_of(settings, rules),
     )
     path = out or Path(f"{model.stem}.{method}.onnx")
     if path.exists() and path.samefile(model):

@@ -18,7 +18,7 @@ from ...rewriter.coverage import NodeCoverage, coverage
 from ...rewriter.load import load
 from ...rewriter.passes.shapes import tensor_type
 from ...rules.registry import find, methods
-from .options import External, Head, Inputs, ModelPath, OutputName, Settings, Shapes, settings_of, shapes_of
+from .options import External, Head, Inputs, ModelPath, OutputName, Overrides, Settings, Shapes, settings_of, shapes_of
 
 
 def check_command(
@@ -28,6 +28,7 @@ def check_command(
     head: Head = "logits",
     inputs: Inputs = None,
     settings: Settings = None,
+    rules: Overrides = None,
     shapes: Shapes = None,
     external_data: External = False,
 ) -> None:
@@ -37,7 +38,7 @@ def check_command(
         head=head,
         inputs=None if inputs is None else tuple(inputs),
         shapes={name: tuple(shape) for name, shape in (shapes_of(shapes) or {}).items()},
-        options=settings_of(settings),
+        options=settings_of(settings, rules),
     )
     rows = coverage(load(model, external_data=external_data), find(method), request)
     console = Console(soft_wrap=True)

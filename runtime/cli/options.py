@@ -19,6 +19,15 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the method; may be given several times."),
 ]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule",
+        metavar="MATCH=RULE",
+        help="LRP: another rule for some nodes. MATCH: first, last, an operator, or a pattern of node names; RULE: "
+        "a rule of `onnxplain methods` without lrp., such as z-box or gamma:gamma=0.1. May be given several times.",
+    ),
+]
 OutputName = Annotated[
     str | None,
     typer.Option("--output", metavar="NAME", help="Which output to explain; the first by default."),
@@ -70,9 +79,12 @@ def target_of(text: str) -> Target:
     return classes[0] if len(classes) == 1 else classes
 
 
-def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """key=value pairs; a value that reads as JSON (a number, true, a list) is that, else it is text."""
+def settings_of(pairs: list[str] | None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """key=value pairs; a value that reads as JSON (a number, true, a list) is that, else it is text. overrides:
+    match=rule pairs, which are the option `rules`."""
     found: dict[str, Any] = {}
+    if overrides:
+        found["rules"] = dict(_override(pair) for pair in overrides)
     for pair in pairs or []:
         key, sign, text = pair.partition("=")
         key = key.strip().replace("-", "_")
@@ -87,6 +99,13 @@ def settings_of(pairs: list[str] | None) -> dict[str, Any]:
         except (ValueError, RecursionError):
             found[key] = text
     return found
+
+
+def _override(pair: str) -> tuple[str, str]:
+    match, sign, rule = pair.partition("=")
+    if not sign or not match.strip() or not rule.strip():
+        raise OptionError(f"--rule {pair!r}: write it as match=rule, such as first=z-box")
+    return match.strip(), rule.strip()
 
 
 def shapes_of(pairs: list[str] | None) -> dict[str, list[int | str | None]] | None:

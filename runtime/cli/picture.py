@@ -27,6 +27,7 @@ from .options import (
     Labels,
     ModelPath,
     OutputName,
+    Overrides,
     Preprocess,
     Provider,
     Settings,
@@ -74,6 +75,7 @@ def explain_command(
     output: OutputName = None,
     head: Head = "logits",
     settings: Settings = None,
+    rules: Overrides = None,
     shapes: Shapes = None,
     preprocess: Preprocess = None,
     labels: Labels = None,
@@ -101,7 +103,7 @@ def explain_command(
             threads=threads,
             external_data=external_data,
             progress=tell,
-            **settings_of(settings),
+            **settings_of(settings, rules),
         )
     found.save(out)
     _report(found, images)

@@ -6,68 +6,105 @@ loads the file, and the file holds no activation. The forward nodes proper stay 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from .draft import Dim, attributes, reachable
 from .emit import Emit
 from .graph import Graph, Node, Value, variable
+from .site import Refuse
 from .tape import touched
 
 
 def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) -> Graph:
     """The graph with a twin for every node between the inputs named in `references` and the head.
 
-    references: input name -> reference, (1 or N, ...). A node that a view made gets its twin when it is asked for:
+    references: input name -> reference, (1 or N, ...). Twins have as many rows, except where the batch is fixed or
+    meets another input of the model: there they have N. A node that a view made gets its twin when it is asked for:
     the same operator and weights, activations exchanged.
-    """
-    twins: dict[str, Value] = dict(references)
-    wrt = [graph.values[name] for name in references]
-    lead = next(iter(references.values())).shape[:1]
-    for node in touched(graph, wrt, head):
-        inputs = [twins.get(x.name, x) if x.name else None for x in node.inputs]
-        made = g.ops(node.op, *inputs, outputs=len(node.outputs), domain=node.domain or "", **node.attrs)
-        for y, twin in zip(node.outputs, made, strict=True):
-            twin.dtype = y.dtype
-            twin.shape = None if y.shape is None else [*lead, *y.shape[1:]] if y.shape else y.shape
-            twins[y.name] = twin
 
-    found: dict[int, Node] = {}
+    Nodes with subgraphs are not run a second time: asked for the twin of one, or of a node behind it, `twin` refuses.
+    """
+    wrt = [graph.values[name] for name in references]
+    nodes = touched(graph, wrt, head)
+    with g.at("reference"):
+        twins = dict(_rows(graph, g, nodes, references))
+    lead, batch = next(iter(twins.values())).shape[0], wrt[0].shape[0]
+    stored = {node.name: attributes(node) for node in graph.draft.graph.node}
+    lost: set[str] = set()
+    for node in nodes:
+        if node.name in graph.hidden or any(x.name in lost for x in node.inputs):
+            lost.update(y.name for y in node.outputs)
+            continue
+        inputs = [twins.get(x.name, x) if x.name else None for x in node.inputs]
+        with g.at(f"reference/{node.name}"):
+            made = g.ops(
+                node.op, *inputs, outputs=len(node.outputs), domain=node.domain or "", **stored[node.name]
+            )
+        for y, twin in zip(node.outputs, made, strict=True):
+            if y.name:
+                twin.dtype, twin.shape = y.dtype, _shape(y, lead, batch)
+                twins[y.name] = twin
+
+    found: dict[int, tuple[Node, Node]] = {}
 
     def twin_of(node: Node) -> Node:
-        if id(node) not in found:
-            found[id(node)] = _exchanged(node, twins)
-        return found[id(node)]
+        if id(node) not in found:  # the node is kept, so that no other one gets its id
+            found[id(node)] = node, _exchanged(node, twins, lost)
+        return found[id(node)][1]
 
     return replace(graph, twin=twin_of)
 
 
-def _exchanged(node: Node, twins: Mapping[str, Value]) -> Node:
-    """A stand-in for the rules to look at; it is never written."""
-    return Shadow(
-        node.op,
-        node.name,
-        node.domain,
-        node.attrs,
-        _swap(node.inputs, twins),
-        _swap(node.outputs, twins),
-    )
+def _rows(
+    graph: Graph, g: Emit, nodes: Sequence[Node], references: Mapping[str, Value]
+) -> Mapping[str, Value]:
+    """The references, repeated to the rows of the input where one row would not go through the model: its batch
+    is fixed, a node also reads another input, or the references do not agree."""
+    xs = {name: graph.values[name] for name in references}
+    other = reachable(graph.draft.graph, [x.name for x in graph.inputs if x.name not in xs])
+    beside = any(x.name in other for node in nodes for x in node.inputs)
+    fixed = any(isinstance(x.shape[0], int) and x.shape[0] != 1 for x in xs.values())
+    if not beside and not fixed and len({str(r.shape[0]) for r in references.values()}) == 1:
+        return references
+    repeated: dict[str, Value] = {}
+    for name, reference in references.items():
+        x = xs[name]
+        ones = [g.ints(*[1] * (len(x.shape) - 1))] if len(x.shape) > 1 else []
+        value = g.Expand(reference, g.join(g.size(x, 0), *ones))
+        value.dtype, value.shape = x.dtype, list(x.shape)
+        repeated[name] = value
+    return repeated
+
+
+def _shape(y: Value, lead: Dim, batch: Dim) -> list[Dim] | None:
+    """The shape of a twin: the batch symbol becomes the rows of the reference; any other symbol in its place
+    may count rows too."""
+    if not y.shape:
+        return None if y.shape is None else []
+    first = y.shape[0]
+    rows = lead if first == batch else first if isinstance(first, int) else None
+    return [rows, *y.shape[1:]]
+
+
+def _exchanged(node: Node, twins: Mapping[str, Value], lost: Collection[str]) -> Node:
+    if any(value.name in lost for value in (*node.inputs, *node.outputs)):
+        raise Refuse("it is, or lies behind, a node with a subgraph, which cannot be run at the reference")
+    return stand_in(node, _swap(node.inputs, twins), _swap(node.outputs, twins))
 
 
 def _swap(values: Sequence[Value], twins: Mapping[str, Value]) -> list[Value]:
     return [twins.get(value.name, value) if value.name else variable() for value in values]
 
 
-class Shadow(Node):
-    """A node that is linked to nothing."""
+def stand_in(node: Node, inputs: Sequence[Value], outputs: Sequence[Value]) -> Node:
+    """The same operator on other tensors, for rules to look at: linked to none of them, and never written."""
+    return Shadow(node, list(inputs), list(outputs))
 
-    def __init__(  # graphsurgeon's Node would link itself to its tensors
-        self,
-        op: str,
-        name: str,
-        domain: str | None,
-        attrs: dict[str, object],
-        inputs: list[Value],
-        outputs: list[Value],
-    ) -> None:
-        self.op, self.name, self.domain = op, name, domain
-        self.attrs, self.inputs, self.outputs = attrs, inputs, outputs
+
+class Shadow(Node):
+    """A node that is linked to nothing: graphsurgeon's constructor would enter it at its tensors."""
+
+    def __init__(self, like: Node, inputs: list[Value], outputs: list[Value]) -> None:
+        self.op, self.name, self.domain, self.attrs = like.op, like.name, like.domain, like.attrs
+        self.inputs, self.outputs = inputs, outputs

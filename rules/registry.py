@@ -9,9 +9,12 @@ from types import MappingProxyType
 
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Method
-from . import methods as built_in
+from . import methods as methods_gradient
+from . import methods_deeplift, methods_maps, methods_patterns
 
 GROUP = "onnxplain.methods"
+BUILT_IN = (methods_gradient, methods_maps, methods_deeplift, methods_patterns)
+"""The modules whose Methods are listed, in this order."""
 
 
 @cache
@@ -21,7 +24,8 @@ def methods() -> Mapping[str, Method]:
     Packages publish methods under the entry point group `onnxplain.methods`; they are imported on the first
     call. Raises OptionError for an entry that cannot be imported, is no Method, or has a name that is taken.
     """
-    found = {value.name: value for value in vars(built_in).values() if isinstance(value, Method)}
+    tables = (vars(module).values() for module in BUILT_IN)
+    found = {value.name: value for table in tables for value in table if isinstance(value, Method)}
     for entry in metadata.entry_points(group=GROUP):
         method = _load(entry)
         if method.name in found and found[method.name] is not method:

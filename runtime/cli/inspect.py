@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from ...rewriter.card import is_explanation, read_card
-from ...rewriter.compile import Request
+from ...rewriter.compile import Request, recorded
 from ...rewriter.coverage import NodeCoverage, coverage
 from ...rewriter.load import load
+from ...rewriter.method import Method
 from ...rewriter.passes.shapes import tensor_type
 from ...rules.registry import find, methods
 from .options import External, Head, Inputs, ModelPath, OutputName, Overrides, Settings, Shapes, settings_of, shapes_of
@@ -109,25 +110,35 @@ def _short(value: Any) -> str:
 
 
 def methods_command(
+    name: Annotated[str | None, typer.Argument(help="One method: its options and source.", show_default=False)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by name.")] = False,
 ) -> None:
-    """List the methods: family, cost, options, source."""
+    """List the methods, or say all about one: family, cost, options, source."""
+    chosen = methods() if name is None else {name: find(name)}
     if as_json:
-        keys = ("title", "family", "cost", "source", "display")
-        table = {
-            name: {key: getattr(m, key) for key in keys}
-            | {
-                "options": {
-                    key: {"default": o.default, "choices": o.choices, "help": o.help}
-                    for key, o in m.options.items()
-                }
-            }
-            for name, m in methods().items()
-        }
-        print(json.dumps(table, indent=2, ensure_ascii=False))
+        print(json.dumps({key: _record(method) for key, method in chosen.items()}, indent=2, ensure_ascii=False))
         return
-    shown = Table(Column("method", no_wrap=True), "family", "cost", Column("options", no_wrap=True), "source")
-    for name, method in methods().items():
-        options = "\n".join(f"{key}={option.default}" for key, option in method.options.items())
-        shown.add_row(name, method.family, method.cost, options, method.source)
+    if name is not None:
+        _print_method(chosen[name])
+        return
+    shown = Table(Column("method", no_wrap=True), "what it is", "cost")
+    for key, method in chosen.items():
+        shown.add_row(key, method.title, method.cost)
     Console().print(shown)
+    print("`onnxplain methods NAME` says what one computes, its options and where it comes from")
+
+
+def _record(method: Method) -> dict[str, Any]:
+    keys = ("title", "family", "cost", "source", "display")
+    options = {
+        key: {"default": recorded(o.default), "choices": o.choices, "help": o.help} for key, o in method.options.items()
+    }
+    return {key: getattr(method, key) for key in keys} | {"options": options}
+
+
+def _print_method(method: Method) -> None:
+    for key in ("name", "title", "family", "cost", "display", "source"):
+        print(f"{key:>14}  {getattr(method, key)}")
+    for key, option in method.options.items():
+        choices = f" ({', '.join(map(str, option.choices))})" if option.choices else ""
+        print(f"{'--set':>14}  {key}={option.default}{choices}: {option.help}")

@@ -179,7 +179,13 @@ def test_show_json_is_the_card(cli: Cli) -> None:
 def test_methods_names_are_never_cut(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     out = cli.works("methods").out
-    assert all(name in out for name in onnxplain.methods()) and "gate=rectifiers" in out
+    assert all(name in out for name in onnxplain.methods())
+
+
+def test_one_method_with_its_options_and_source(cli: Cli) -> None:
+    out = cli.works("methods", "guided-backprop").out
+    assert "gate=rectifiers (relu, rectifiers, activations): which activations gate" in out
+    assert "Nie et al. 2018" in out
 
 
 def test_methods_json(cli: Cli) -> None:

@@ -17,7 +17,7 @@ from .emit import Emit, tail_of
 from .errors import OptionError, TargetError, nearest
 from .graph import Graph, Value, append, assemble, prepare, with_weights
 from .load import PROTOBUF_LIMIT, Source, load
-from .loop import Inner, Loop
+from .loop import Inner, Loop, Sampling
 from .method import Method, Reduce
 from .mirror import mirror
 from .results import ATTRIBUTION, HEATMAP, Result, finish, info, vet
@@ -49,11 +49,12 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
     method, options = method.concrete(request.options)
     request = replace(request, target=settle(request.target), options=options)
     stage, aim = open_stage(source, method, request)
-    if method.sampling is None:
+    sampling = None if method.sampling is None else method.sampling(options)
+    if sampling is None:
         model = _once(stage, method, request)
     else:
-        model = _sampled(stage, method, request)
-    card = _card(source, stage, aim, method, request)
+        model = _sampled(stage, method, request, sampling)
+    card = _card(source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
     vet(model, stage.graph)
     return with_weights(model, stage.graph), card
@@ -89,9 +90,8 @@ def _once(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
     return model
 
 
-def _sampled(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
+def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling) -> onnx.ModelProto:
     """The method's map averaged over samples, in a loop around its graph."""
-    assert method.sampling is not None
     if isinstance(request.target, tuple) and -1 in request.target:
         raise TargetError(
             "a list of classes with -1 among them cannot be followed over samples; name the class"
@@ -107,9 +107,7 @@ def _sampled(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
     inner = assemble(stage.graph, stage.g.nodes, infos)
     added = () if request.target == "top" else begin.inputs
-    loop = Loop(
-        stage, method.sampling(request.options), Inner(inner, names, CLASS if begin.chosen else None, added)
-    )
+    loop = Loop(stage, sampling, Inner(inner, names, CLASS if begin.chosen else None, added))
     model, flat = loop.run()
     count = len(stage.wrt)
     rows = [flat[i : i + count] for i in range(0, len(flat), count)]
@@ -215,12 +213,14 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict
     }
 
 
-def _card(source: Source, stage: Stage, aim: Mapping[str, Any], method: Method, request: Request) -> Card:
+def _card(
+    source: Source, stage: Stage, aim: Mapping[str, Any], method: Method, request: Request, *, sampled: bool
+) -> Card:
     options = {name: recorded(value) for name, value in request.options.items()}
     if request.reduce is not None:
         options["reduce"] = request.reduce[0]
     opset = next(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))
-    lanes = ("primal", *(["reference"] * bool(method.reference)), *(["samples"] * bool(method.sampling)))
+    lanes = ("primal", *(["reference"] * bool(method.reference)), *(["samples"] * sampled))
     rules: dict[str, str] = {}
     for tape in stage.tapes:
         rules |= tape.rules()

@@ -8,7 +8,7 @@ one batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -31,7 +31,9 @@ class Sampling:
     count: stage -> m, 1-D int64 of one element. open: (stage, x) -> what the samples of x are made of; both are
     computed once, before the loop. point: (g, x, opened, k) -> samples number k (1-D int64, [l]) of every row of x:
     (l, N, ...). scale: (g, x, maps, k) -> maps (l, N, ...) times their weights. finish: (g, x, opened, means) ->
-    attribution; means[i] = 1/m Σ M^p for p = moments[i]. lanes: samples a trip.
+    attribution; means[i] = 1/m Σ M^p for p = moments[i]. lanes: samples a trip. also: (g, x, opened, k, first) ->
+    tensors that the method left open, by name, for the lanes of a trip (first: 1 on trip 0, which has the lane of x
+    itself, else 0).
     """
 
     count: Callable[[Stage], Value]
@@ -41,6 +43,7 @@ class Sampling:
     moments: tuple[int, ...] = (1,)
     lanes: int = 4
     scale: Callable[[Emit, Value, Value, Value], Value] | None = None
+    also: Callable[[Emit, Value, Opened, Value, Value], Mapping[str, Value]] | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,9 @@ class Loop:
         k = g.Range(g.Squeeze(start), g.Squeeze(g.Min(g.Mul(i, g.ints(self.lanes)), self.count)), g.scalar(1))
         width = g.Add(first, g.Shape(k))
         entering = {x.name: self._samples(x, k, first, width) for x in self.batched}
+        if self.sampling.also is not None:
+            for x in self.stage.wrt:
+                entering |= self.sampling.also(g, x, self.opened[x.name], k, first)
         if self.classes is not None:
             tiled = self._repeated(self.classes.before, width)
             entering["target"] = tiled

@@ -62,7 +62,7 @@ class Method:
 
     rules: options -> rule set. read: the attribution, from a scene. seed: what the pass starts with.
     views: options -> how the rules see the graph. reference: the input to compare with (its activations are then
-    `site.reference`). sampling: options -> the samples that the map is averaged over. of: options -> the method
+    `site.reference`). sampling: options -> the samples that the map is averaged over, or None. of: options -> the method
     that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
     approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
     """
@@ -80,7 +80,7 @@ class Method:
     seed: Seed = one
     views: Callable[[Options], tuple[View, ...]] = lambda options: ()
     reference: Callable[[Stage, Value], Value] | None = None
-    sampling: Callable[[Options], Sampling] | None = None
+    sampling: Callable[[Options], Sampling | None] | None = None
     of: Callable[[Options], Method] | None = None
     starts_at_layer: bool = False
 
@@ -92,14 +92,13 @@ class Method:
         mine = self.settle({name: v for name, v in given.items() if name in self.options})
         inner = self.of(mine)
         rest = {name: v for name, v in given.items() if name not in self.options}
-        if inner.sampling is not None or inner.of is not None:
-            raise OptionError(f"{self.name} of {inner.name}: a method that samples cannot be sampled again")
         try:
-            theirs = inner.settle(rest)
+            theirs = {} if inner.of is not None else inner.settle(rest)
         except OptionError as error:
-            raise OptionError(
-                f"{self.name} of {error}; its own options are {', '.join(self.options)}"
-            ) from None
+            own = ", ".join(self.options)
+            raise OptionError(f"{self.name} of {error}; its own options are {own}") from None
+        if inner.of is not None or (inner.sampling is not None and inner.sampling(theirs) is not None):
+            raise OptionError(f"{self.name} of {inner.name}: a method that samples cannot be sampled again")
         merged = replace(
             inner,
             name=self.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .draft import Dim, attributes, reachable
 from .emit import Emit
@@ -38,9 +39,7 @@ def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) 
             continue
         inputs = [twins.get(x.name, x) if x.name else None for x in node.inputs]
         with g.at(f"reference/{node.name}"):
-            made = g.ops(
-                node.op, *inputs, outputs=len(node.outputs), domain=node.domain or "", **stored[node.name]
-            )
+            made = _again(g, node, inputs, stored[node.name])
         for y, twin in zip(node.outputs, made, strict=True):
             if y.name:
                 twin.dtype, twin.shape = y.dtype, _shape(y, lead, batch)
@@ -54,6 +53,34 @@ def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) 
         return found[id(node)][1]
 
     return replace(graph, twin=twin_of)
+
+
+def _again(
+    g: Emit, node: Node, inputs: Sequence[Value | None], attrs: Mapping[str, Any]
+) -> tuple[Value, ...]:
+    """The node on other inputs. Operators that onnxruntime spells out only after it has folded constants are spelled
+    here, in the same way."""
+    x = inputs[0]
+    if node.domain or x is None or node.op not in ("HardSwish", "Mish", "Swish", "GroupNormalization"):
+        return g.ops(node.op, *inputs, outputs=len(node.outputs), domain=node.domain or "", **attrs)
+    if node.op == "HardSwish":
+        return (g.Mul(x, g.HardSigmoid(x, alpha=1 / 6, beta=0.5)),)
+    if node.op == "Mish":
+        return (g.Mul(x, g.Tanh(g.Softplus(x))),)
+    if node.op == "Swish":
+        return (g.Mul(x, g.Sigmoid(g.Mul(x, float(attrs.get("alpha", 1.0))))),)
+    return (_group_norm(g, node, inputs, attrs),)
+
+
+def _group_norm(g: Emit, node: Node, inputs: Sequence[Value | None], attrs: Mapping[str, Any]) -> Value:
+    """Each group as one channel of an InstanceNormalization; γ and β per channel."""
+    x, groups = node.inputs[0], int(attrs["num_groups"])
+    one, zero = (g.Expand(g.number(value, x), g.ints(groups)) for value in (1.0, 0.0))
+    lines = g.Reshape(inputs[0], g.ints(0, groups, -1))
+    normal = g.InstanceNormalization(lines, one, zero, epsilon=float(attrs.get("epsilon", 1e-5)))
+    gamma, beta = (g.Reshape(v, g.ints(1, -1, *[1] * (len(x.shape) - 2))) for v in inputs[1:])
+    value: Value = g.Add(g.Mul(g.shaped(normal, x), gamma), beta)
+    return value
 
 
 def _rows(

@@ -31,6 +31,8 @@ def check(name: str, value: Any) -> Any:
             f"{name}={value!r} is no baseline{nearest(value, NAMES)}; it is one of {', '.join(NAMES)}, "
             "blur:SIGMA, a number or an array"
         )
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool) or value is None:
         raise OptionError(f"{name}={value!r} is neither a name, a number nor an array")
     if isinstance(value, (int, float)):

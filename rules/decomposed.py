@@ -194,15 +194,13 @@ def instance_norm(site: Site, g: Emit) -> Local:
 
 
 def group_norm(site: Site, g: Emit) -> Local:
-    """Statistics over each group of channels and the spatial axes; γ per channel (opset 21), or per group."""
+    """Statistics over each group of channels and the spatial axes; γ per channel."""
     x, rank, groups = site.data, rank_of(site.data), int(site.attr("num_groups"))
     gamma, _ = site.fixed(1, "the scale"), site.fixed(2, "the bias")
     lines = Grouped(x, groups)
     grouped, grouped0 = lines.push(g, x), lines.push(g, site.reference.data)
     grouped.shape = [x.shape[0], groups, None]
     core = Chain(lines, whitened(g, grouped, grouped0, (2,), _epsilon(site))[0])
-    if site.graph.opset < 21:
-        return Local(Chain(core, Scale(g.Reshape(gamma, g.ints(1, -1, 1))), Shaped(grouped, x)))
     return Local(Chain(core, Shaped(grouped, x), Scale(per_channel(g, gamma, rank))))
 
 

@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 from ..rewriter.canonical import canonise
 from ..rewriter.method import Method, Option
-from .baselines import BASELINE, reference
+from .baselines import BASELINE
 from .checks import number
 from .chord import rescale
 from .readouts import times_change
+from .reference_sets import REFERENCES, over_references, reference_or_set
 from .reveal_cancel import AFFINE, DENSE, joined, mixed, reveal_cancel
 
 COST = "2 forward + 1 backward (1 forward where the reference is constant)"
@@ -18,6 +19,7 @@ SPLIT_COST = "3 forward + 2 backward (2 forward where the reference is constant)
 OPTIONS = MappingProxyType(
     {
         "baseline": BASELINE,
+        "references": REFERENCES,
         "tau": Option(
             1e-7,
             None,
@@ -37,7 +39,8 @@ DEEPLIFT_RESCALE = Method(
     source="Shrikumar et al. 2017; Ayyar et al. 2021 Eq. 19-21",
     display="sum,sym",
     options=OPTIONS,
-    reference=reference,
+    reference=reference_or_set,
+    sampling=over_references,
 )
 DEEPLIFT_REVEAL_CANCEL = replace(
     DEEPLIFT_RESCALE,

@@ -98,7 +98,8 @@ class Explainer:
         **more: npt.ArrayLike,
     ) -> Result:
         """Explain a batch. more: what the method itself takes: `noise` (samples, ...), unit normal, drawn with the
-        method's `seed` when it is not given; `baseline` (1 or N, ...) of files compiled with baseline="input".
+        method's `seed` when it is not given; `baseline` (1 or N, ...) or `references` (K, ...) of files compiled with
+        baseline="input" or references="input".
 
         Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
         aim = self.card.target.get("target")
@@ -122,10 +123,10 @@ class Explainer:
 
     def _of_method(self, name: str) -> bool:
         """Whether an input is the method's: what a card with samples or a reference adds to the model's own."""
-        kind = name.split("/")[0]
-        return (kind == "noise" and "samples" in self.card.lanes) or (
-            kind == "baseline" and self.card.options.get("baseline") == "input"
-        )
+        kind, options = name.split("/")[0], self.card.options
+        if kind == "noise":
+            return "samples" in self.card.lanes
+        return kind in ("baseline", "references") and options.get(kind) == "input"
 
     def _method_feeds(
         self, declared: Mapping[str, str], more: Mapping[str, npt.ArrayLike], own: Mapping[str, Array]
@@ -141,7 +142,7 @@ class Explainer:
             if name in feeds:
                 continue
             if name.split("/")[0] != "noise":
-                raise OptionError(f"this file compares with an input of yours: give {name}=, (1 or N, ...)")
+                raise OptionError(f"this file compares with what you give it: {name}= is missing")
             feeds[name] = _typed(self._noise(name, own), kind, name)
         return feeds
 

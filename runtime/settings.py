@@ -18,8 +18,8 @@ ARRAYS = frozenset({".npy"})
 
 
 def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`) and `baseline` (an
-    .npy file). Raises OptionError for a file that cannot be used, StaleError for patterns of another model."""
+    """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`) and `baseline` and
+    `references` (.npy files). Raises OptionError for a file that cannot be used, StaleError for patterns of another model."""
     found = dict(options)
     patterns = found.get("patterns")
     if isinstance(patterns, (str, os.PathLike)):
@@ -32,9 +32,10 @@ def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
                 f"patterns={str(patterns)!r} were fitted on another model; run `onnxplain fit patterns` again"
             )
         found["patterns"] = fitted
-    baseline = found.get("baseline")
-    if isinstance(baseline, os.PathLike) or (isinstance(baseline, str) and Path(baseline).suffix in ARRAYS):
-        found["baseline"] = _array(Path(baseline), "baseline")
+    for name in ("baseline", "references"):
+        value = found.get(name)
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and Path(value).suffix in ARRAYS):
+            found[name] = _array(Path(value), name)
     return found
 
 

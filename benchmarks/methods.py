@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,18 @@ from benchmarks.table import machine, spread, table
 from benchmarks.timing import Spread, fresh, interleave
 from benchmarks.variants import Floats
 from onnxplain.rewriter.errors import UnsupportedError
+from onnxplain.runtime.providers import create_session
 
 FORWARD = "forward"
 SAMPLES = 8
 """Samples of the methods that average: a figure is then given per sample."""
-OPTIONS = {"steps": SAMPLES, "samples": SAMPLES, "low": -3.0, "high": 3.0, "estimator": "weights"}
+OPTIONS: Mapping[str, Any] = {
+    "steps": SAMPLES,
+    "samples": SAMPLES,
+    "low": -3.0,
+    "high": 3.0,
+    "estimator": "weights",
+}
 PACKAGES = ("onnxplain", "onnx", "onnxruntime", "numpy")
 
 
@@ -45,10 +53,14 @@ class Costs:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=["efficientnet_lite0", "resnet50"])
+    parser.add_argument(
+        "--networks", nargs="+", choices=sorted(NETWORKS), default=["efficientnet_lite0", "resnet50"]
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--quick", action="store_true", help="small networks, two rounds: a test of the script")
+    parser.add_argument(
+        "--quick", action="store_true", help="small networks, two rounds: a test of the script"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "methods-cpu.md")
     args = parser.parse_args(arguments)
     repeats = min(2, args.repeats) if args.quick else args.repeats
@@ -67,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> Costs:
     """In groups, each beside the forward pass: all methods at once would fill the memory of a small machine."""
-    plain = onnxplain.runtime.providers.create_session(model, "cpu", threads=threads)
+    plain = create_session(model, "cpu", threads=threads)
     name = plain.get_inputs()[0].name
     forward = partial(plain.run, None, {name: x})
     ratios: dict[str, Spread] = {}
@@ -76,7 +88,7 @@ def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> 
     seconds: list[np.ndarray] = []
     names = list(onnxplain.methods())
     for start in range(0, len(names), 4):
-        runs = {FORWARD: forward}
+        runs: dict[str, Callable[[], object]] = {FORWARD: forward}
         for method in names[start : start + 4]:
             try:
                 runs[method], sizes[method] = _prepared(model, method, x, threads)
@@ -84,11 +96,13 @@ def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> 
                 missing[method] = error.sites[0].reason
         times = interleave(runs, repeats)
         seconds.append(times.pop(FORWARD))
-        ratios |= {method: Spread.of(values / seconds[-1] / _samples(method)) for method, values in times.items()}
+        ratios |= {
+            method: Spread.of(values / seconds[-1] / _samples(method)) for method, values in times.items()
+        }
     return Costs(title, Spread.of(np.concatenate(seconds)), ratios, sizes, missing)
 
 
-def _prepared(model: Path, method: str, x: Floats, threads: int):  # type: ignore[no-untyped-def]
+def _prepared(model: Path, method: str, x: Floats, threads: int) -> tuple[Callable[[], object], float]:
     known = onnxplain.methods()[method].options
     options = {key: value for key, value in OPTIONS.items() if key in known}
     explainer = onnxplain.compile(model, method, target="top", threads=threads, **options)
@@ -97,7 +111,8 @@ def _prepared(model: Path, method: str, x: Floats, threads: int):  # type: ignor
 
 
 def _samples(method: str) -> int:
-    return SAMPLES if onnxplain.methods()[method].sampling is not None else 1
+    options = onnxplain.methods()[method].options
+    return SAMPLES if "steps" in options or "samples" in options else 1
 
 
 def report(measured: Sequence[Costs], args: argparse.Namespace, repeats: int) -> str:
@@ -108,8 +123,14 @@ def report(measured: Sequence[Costs], args: argparse.Namespace, repeats: int) ->
         mark = ", per sample" if _samples(method) > 1 else ""
         cells = [spread(m.ratios[method]) if method in m.ratios else "-" for m in measured]
         rows.append([f"{method}{mark}", *cells])
-    sizes = [[m.title, f"{max(m.sizes.values()):.3f} ({max(m.sizes, key=lambda k: m.sizes[k])})"] for m in measured]
-    gaps = [f"{m.title}: `{method}` is not defined ({why})." for m in measured for method, why in m.missing.items()]
+    sizes = [
+        [m.title, f"{max(m.sizes.values()):.3f} ({max(m.sizes, key=lambda k: m.sizes[k])})"] for m in measured
+    ]
+    gaps = [
+        f"{m.title}: `{method}` is not defined ({why})."
+        for m in measured
+        for method, why in m.missing.items()
+    ]
     return f"""# What every method costs on the CPU
 
 {quick}{machine(args.threads, PACKAGES, None)}

@@ -9,9 +9,8 @@ from .graph import Graph, Node, Value
 from .tape import carries, touched
 
 POOLS = frozenset({"MaxPool", "AveragePool"})
-MOVES = frozenset(
-    {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Slice", "Concat", "Identity"}
-)
+MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
+"""Their outputs may have channels anywhere."""
 
 
 def candidates(graph: Graph, wrt: Sequence[Value], head: Value) -> list[Value]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError, nearest
@@ -154,15 +155,19 @@ def _blurred(stage: Stage, x: Value, sigma: float | None) -> Value:
         sigma = max(1.0, max(sizes) / SHARE)
     channel = stage.channel_axis(x)
     first = [0, channel, *axes]
-    turned = x if channel == 1 else g.Transpose(x, perm=first)
+    # onnxruntime filters no double; as a reference the picture may be rounded to float32.
+    source = x if x.dtype != np.float64 else g.Cast(x, to=TensorProto.FLOAT)
+    turned = source if channel == 1 else g.Transpose(source, perm=first)
     lengths = [g.size(x, axis) for axis in axes]
     # Every channel becomes a sample of one channel: a depthwise filter for any number of channels.
     v = g.Reshape(turned, g.join(g.ints(-1, 1), *lengths))
     for i in range(len(axes)):
-        v = _filtered(g, v, i, len(axes), gaussian(sigma).astype(x.dtype or np.float32))
+        v = _filtered(g, v, i, len(axes), gaussian(sigma).astype(source.dtype or np.float32))
     v = g.Reshape(v, g.join(g.ints(-1), g.size(x, channel), *lengths))
     if channel != 1:
         v = g.Transpose(v, perm=[first.index(axis) for axis in range(len(first))])
+    if source is not x:
+        v = g.cast(v, x)
     return _typed(v, x, x.shape[0])
 
 

@@ -54,6 +54,8 @@ def rescale(tau: float) -> Rules:
         ELEMENTWISE | STEPS: steady(chords(tau), tau),
         "Div": steady(quotient, tau),
         "Exp": exponential,
+        "Tanh": tanh,
+        "Sigmoid": sigmoid,
         "Log": logarithm,
         "Sqrt": root,
         "Reciprocal": reciprocal,
@@ -192,6 +194,26 @@ def logarithm(site: Site, g: Emit) -> Local:
     """Δlog x / Δx, likewise."""
     x, x0 = _ends(site)
     return Local(Scale(g.Reciprocal(log_mean(g, x, x0, g.Sub(site.y, site.reference.y)))))
+
+
+def _tanh_chord(g: Emit, dx: Value, rest: Value) -> Value:
+    """tanh Δx / Δx times the rest; 1 at 0. tanh is exact to its last digits near 0, so is the quotient."""
+    none = g.Equal(dx, 0.0)
+    return g.Where(none, rest, g.Mul(g.Div(g.Tanh(dx), g.Where(none, 1.0, dx)), rest))
+
+
+def tanh(site: Site, g: Emit) -> Local:
+    """Δ tanh x / Δx = tanh Δx / Δx (1 - y y⁰)."""
+    rest = g.Sub(1.0, g.Mul(site.y, site.reference.y))
+    return Local(Scale(_tanh_chord(g, g.Sub(*_ends(site)), rest)))
+
+
+def sigmoid(site: Site, g: Emit) -> Local:
+    """Δσ / Δx = tanh(Δx/2) / (Δx/2) (y (1 - y⁰) + y⁰ (1 - y)) / 2."""
+    y, y0 = site.y, site.reference.y
+    rest = g.Add(g.Mul(y, g.Sub(1.0, y0)), g.Mul(y0, g.Sub(1.0, y)))
+    half = g.Mul(g.Sub(*_ends(site)), 0.5)
+    return Local(Scale(g.Mul(_tanh_chord(g, half, rest), 0.5)))
 
 
 def root(site: Site, g: Emit) -> Local:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from ..rewriter.emit import Emit
 from ..rewriter.graph import Value
 from ..rewriter.linear import Chain, Keep, Linear, Local, Mean, Neighbours, Scale, Shaped, Sum, Total
@@ -16,8 +18,6 @@ from ..rewriter.rules import Rule
 from ..rewriter.site import Refuse, Site, rank_of
 from .gradient.norm import Grouped, per_channel
 from .gradient.reduce import axes_of, total
-
-SERIES = 0.1
 
 
 def halfway(g: Emit, a: Value, a0: Value) -> Value:
@@ -31,8 +31,8 @@ def halfway(g: Emit, a: Value, a0: Value) -> Value:
 
 def log_mean(g: Emit, a: Value, b: Value, d: Value) -> Value:
     """(a - b) / d for d = log a - log b: the logarithmic mean of a and b, between the two. Near d = 0 by the series
-    a (1 - d/2 + d²/6 - d³/24 + d⁴/120), exact to 2e-8 there."""
-    small = g.Less(g.Abs(d), SERIES)
+    a (1 - d/2 + d²/6 - d³/24 + d⁴/120), where the next term, d⁵/720, is below rounding."""
+    small = g.Less(g.Abs(d), float(720 * np.finfo(a.dtype).eps) ** 0.2)
     series: Value | float = 1.0
     for n in (5, 4, 3, 2):
         series = g.Sub(1.0, g.Mul(g.Mul(d, 1.0 / n), series))
@@ -118,9 +118,10 @@ def reduce_l1(site: Site, g: Emit) -> Local:
 def quotient_chord(g: Emit, y: Value, y0: Value, b: Value, b0: Value) -> tuple[Value, Value]:
     """m_a and m_b of y = a / b: (b + b⁰) / (b² + b⁰²) and -(b⁰ y + b y⁰) / (b² + b⁰²); 0 where b = b⁰ = 0.
 
-    That is the product with the reciprocal, Δy = (λ/b + (1 - λ)/b⁰) Δa + ((1 - λ) a + λ a⁰) Δ(1/b), where each factor is
-    taken at both ends by the weight λ = b² / (b² + b⁰²) instead of 1/2: of a small b⁰, as a constant reference has behind a
-    normalisation, the factors 1/b⁰ cancel in the end, but after a few layers not before they leave a float32.
+    That is the product with the reciprocal, Δy = (λ/b + (1 - λ)/b⁰) Δa + ((1 - λ) a + λ a⁰) Δ(1/b), its two halves
+    weighted by λ = b² / (b² + b⁰²) instead of 1/2. For a small b⁰, as a constant reference has it behind a
+    normalisation, the terms with 1/b⁰ would cancel in the end, but after a few layers they have left the range of a
+    float32.
     """
     size = g.Max(g.Abs(b), g.Abs(b0))
     none = g.Equal(size, 0.0)
@@ -174,7 +175,8 @@ def layer_norm(site: Site, g: Emit) -> Local:
     axes = tuple(range(site.axis("axis", -1), rank_of(site.data)))
     core, middle = whitened(g, site.data, site.reference.data, axes, _epsilon(site))
     gamma = halfway(g, site.node.inputs[1], site.reference.node.inputs[1])
-    return Local.elementwise(site, Chain(core, Scale(gamma)), Scale(middle), Keep())
+    maps = (Chain(core, Scale(gamma)), Scale(middle), Keep())
+    return Local.elementwise(site, *maps[: len(site.x)])
 
 
 def rms_norm(site: Site, g: Emit) -> Local:

@@ -14,9 +14,9 @@ from ..rewriter.emit import PRIVATE, Emit
 from ..rewriter.graph import Graph, Value
 from ..rewriter.linear import Chain, Local, Scale, Sum
 from ..rewriter.method import View
-from ..rewriter.rules import Rules
+from ..rewriter.rules import Match, Rule, Rules
 from ..rewriter.site import Site
-from .chord import ELEMENTWISE, chord, product, rescale, secant, slope, steady
+from .chord import ELEMENTWISE, product, rescale, secant, slope, steady
 from .gradient import GRADIENT
 from .reweigh import reweighed
 
@@ -42,9 +42,13 @@ def reveal_cancel(tau: float) -> Rules:
         g.note(
             f"{site.op} at {site.name}: its input is not an affine layer's alone; Rescale instead of RevealCancel"
         )
-        return chord(site, g, tau)
+        rule = plain.find(site)
+        assert rule is not None
+        return rule(site, g)
 
-    return mixed(tau) | {ACTIVATIONS: steady(alone, tau)}
+    plain = rescale(tau)
+    lonely: dict[Match, Rule] = {ACTIVATIONS: alone}
+    return mixed(tau) | lonely
 
 
 def mixed(tau: float) -> Rules:
@@ -103,7 +107,9 @@ def _f(act: Site, g: Emit, u: Value) -> Value:
 def _product(affine: Site, act: Site, g: Emit, tau: float) -> Local:
     """A product of two activations has no fixed weights to split."""
     g.note(f"{affine.op} at {affine.name}: a product of two activations; Rescale instead of RevealCancel")
-    back = chord(act, g, tau).map
+    rule = rescale(tau).find(act)
+    assert rule is not None
+    back = rule(act, g).map
     return Local(*(None if part is None else Chain(part, back) for part in product(affine, g).maps))
 
 

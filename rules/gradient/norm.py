@@ -59,7 +59,8 @@ def layer_norm(site: Site, g: Emit) -> Local:
         raise Refuse("the statistics of a LayerNormalization are explained; explain its first output")
     axes, epsilon = tuple(range(site.axis("axis", -1), rank_of(site.data))), float(site.attr("epsilon", 1e-5))
     core = Chain(whiten(g, site.data, axes, epsilon), Scale(site.node.inputs[1]))
-    return Local.elementwise(site, core, Scale(normalised(g, site.data, axes, epsilon)[0]), Keep())
+    maps = core, Scale(normalised(g, site.data, axes, epsilon)[0]), Keep()
+    return Local.elementwise(site, *maps[: len(site.x)])  # the bias may be missing
 
 
 @GRADIENT.on("RMSNormalization")

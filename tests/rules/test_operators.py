@@ -224,3 +224,16 @@ def test_matmul(left: list[int], right: list[int], rows: int | None) -> None:
     column = len(right) == 1
     product = ct[..., None] * b if column else ct @ np.swapaxes(b, -1, -2)
     probe.agrees(unbroadcast(product, (probe.ct.shape[0], *a.shape[1:])))
+
+
+@pytest.mark.parametrize("affine", [("scale",), ("scale", "bias")])
+def test_layer_norm_with_and_without_its_bias(affine: tuple[str, ...]) -> None:
+    """dx = r (ct γ - mean ct γ - x̂ mean(x̂ ct γ)), population variance."""
+    x, scale = _random(22, 2, 3, 5), _random(23, 5)
+    constants = {"scale": scale, "bias": _random(24, 5)}
+    model = one_node("LayerNormalization", {"x": (["N", 3, 5], F)}, {k: constants[k] for k in affine}, rank=3)
+    probe = Probe(model, {"x": x})
+    centred = x - x.mean(-1, keepdims=True)
+    root = 1 / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    normal, ct = centred * root, probe.ct * scale
+    probe.agrees(root * (ct - ct.mean(-1, keepdims=True) - normal * (normal * ct).mean(-1, keepdims=True)))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Option, Options
-from ..rewriter.rules import Match, Rules
+from ..rewriter.rules import Match, Rule, Rules
 from ..rewriter.site import Site
 from .bounds import bound, needed
 from .checks import Check, number
@@ -49,7 +49,6 @@ Composite: TypeAlias = tuple[tuple[str, str], ...]
 
 PLUS: Composite = (("all", "epsilon"), ("convolutions", "z-plus"))
 ALPHA2: Composite = (("all", "epsilon"), ("convolutions", "alpha-beta"))
-FLAT: Composite = (("first", "flat"),)
 GAMMA_BOX: Composite = (
     ("all", "epsilon"),
     ("convolutions", "gamma"),
@@ -58,7 +57,13 @@ GAMMA_BOX: Composite = (
 
 
 def uniform(rule: str) -> Composite:
+    """One rule for every node with weights."""
     return (("all", rule),)
+
+
+def first(composite: Composite, rule: str | None) -> Composite:
+    """The composite with a rule of its own for the first layers."""
+    return composite if rule is None else (*composite, ("first", rule))
 
 
 _EPSILON = number(0.0)
@@ -110,7 +115,9 @@ def overrides(name: str, value: Any) -> dict[str, dict[str, Any]] | None:
 
 def _where(name: str, where: Any) -> str:
     if not isinstance(where, str) or not where:
-        raise OptionError(f"{name}: {where!r} is neither first, last, an operator nor a pattern of node names")
+        raise OptionError(
+            f"{name}: {where!r} is neither first, last, an operator nor a pattern of node names"
+        )
     if where in set(GRADIENT.ops()) - WEIGHTED:
         raise OptionError(
             f"{name}: {where} has no weights; these rules are for {', '.join(sorted(WEIGHTED))}. To name a node that "
@@ -127,7 +134,9 @@ def _spec(name: str, rule: Any) -> dict[str, Any]:
     elif isinstance(rule, Mapping) and isinstance(rule.get("rule"), str):
         kind, given = rule["rule"], {str(key): v for key, v in rule.items() if key != "rule"}
     else:
-        raise OptionError(f"{name}={rule!r} is no rule; write 'gamma', 'gamma:gamma=0.1' or {{'rule': 'gamma'}}")
+        raise OptionError(
+            f"{name}={rule!r} is no rule; write 'gamma', 'gamma:gamma=0.1' or {{'rule': 'gamma'}}"
+        )
     kind = kind.strip()
     if kind not in SHARES:
         raise OptionError(f"{name}: no rule {kind!r}{nearest(kind, SHARES)}; there is {', '.join(SHARES)}")
@@ -144,7 +153,9 @@ def _plain(text: str) -> float | str:
 def _setting(name: str, kind: str, key: str, value: Any) -> Any:
     if key not in PARAMETERS[kind]:
         known = ", ".join(PARAMETERS[kind])
-        raise OptionError(f"{name}: {kind} has no setting {key!r}{nearest(key, PARAMETERS[kind])}; it has {known}")
+        raise OptionError(
+            f"{name}: {kind} has no setting {key!r}{nearest(key, PARAMETERS[kind])}; it has {known}"
+        )
     if key in CHECKS:
         return CHECKS[key](f"{name}: {key}", value)
     if value not in CHOICES[key]:
@@ -161,7 +172,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "bias": Option(
             DENOMINATOR,
             CHOICES["bias"],
-            "biases take their share of the relevance and it is dropped; are ignored; or their share goes to the inputs",
+            "a bias takes its share of the relevance and it is dropped; is ignored; or its share goes to the inputs",
         ),
         "add": Option(
             "proportional", ("proportional", "equal"), "how a sum shares relevance among what it adds up"
@@ -196,24 +207,25 @@ LOW = Option(None, None, "lowest input, a number or one a channel; default: that
 HIGH = Option(None, None, "highest input", bound)
 
 
-def rule_set(composite: Composite, options: Options, defaults: Mapping[str, Any] | None = None) -> Rules:
-    """The rules of a composite under options, with the overrides that they hold. defaults: of the nodes without
-    weights, where they differ.
+def rule_set(composite: Composite, options: Options) -> Rules:
+    """The rules of a composite under options, with the overrides that they hold.
+
+    The option epsilon is meant for nodes with weights, and where a composite has the epsilon rule among others, for
+    that rule alone; other denominators are kept from 0 by 1e-6, in LRP-0 by R/0 := 0.
 
     Raises OptionError for alpha - beta other than 1, and for a z-box without a range.
     """
-    base = settings(options)
-    choices = Choices(
-        stabiliser=base.stabiliser,
-        bias=base.bias,
-        **{key: options[key] for key in ("add", "norm", "attention") if key in options},
-    )
-    choices = replace(choices, **dict(defaults or {}))
-    pairs: dict[Match, Any] = {_weighted(PLACES[place]): _rule(rule, base, options) for place, rule in composite}
+    signs, mixed = Signs(), {rule for _, rule in composite} > {"epsilon"}
+    general = {key: v for key, v in options.items() if not (mixed and key in ("epsilon", "eps_mode"))}
+    stabiliser = Stabiliser(0.0 if composite == uniform("zero") else EPSILON)
+    told = {key: options[key] for key in ("add", "norm", "attention") if key in options}
+    pairs: dict[Match, Rule] = {}
+    for place, rule in composite:
+        pairs[_weighted(PLACES[place])] = _rule(rule, options if rule == "epsilon" else general, signs)
     for where, spec in (options.get("rules") or {}).items():
-        told = {key: v for key, v in spec.items() if key != "rule"}
-        pairs[_weighted(_place(where))] = _rule(spec["rule"], base, {**options, **told})
-    return GRADIENT | nodes(choices) | pairs
+        own = options if spec["rule"] == "epsilon" else general
+        pairs[_weighted(_place(where))] = _rule(spec["rule"], {**own, **spec}, signs)
+    return GRADIENT | nodes(Choices(stabiliser, options.get("bias", DENOMINATOR), **told)) | pairs
 
 
 def _place(where: str) -> Callable[[Site], bool]:
@@ -228,8 +240,8 @@ def _weighted(place: Callable[[Site], bool]) -> Match:
     return lambda site: weighted_input(site) is not None and place(site)
 
 
-def _rule(kind: str, base: Settings, options: Options) -> Any:
-    told = replace(settings(options), signs=base.signs)
+def _rule(kind: str, options: Options, signs: Signs) -> Rule:
+    told = settings(options, signs)
     if kind == "zero":
         told = replace(told, stabiliser=Stabiliser(0.0))
     if kind == "z-box":
@@ -237,20 +249,18 @@ def _rule(kind: str, base: Settings, options: Options) -> Any:
     return relevance(kind, told)
 
 
-def settings(options: Options) -> Settings:
-    alpha = float(options.get("alpha", 2.0))
-    beta = options.get("beta")
+def settings(options: Options, signs: Signs) -> Settings:
+    """What the rules are told, from the options; what these do not hold is as by default."""
+    alpha, beta = float(options.get("alpha", ALPHA.default)), options.get("beta")
     beta = alpha - 1.0 if beta is None else float(beta)
     if abs(alpha - beta - 1.0) > 1e-6:
         raise OptionError(f"alpha={alpha:g} and beta={beta:g}: alpha - beta must be 1")
     return Settings(
         stabiliser=Stabiliser(float(options.get("epsilon", EPSILON)), options.get("eps_mode", ABSOLUTE)),
         bias=options.get("bias", DENOMINATOR),
-        gamma=float(options.get("gamma", 0.25)),
+        gamma=float(options.get("gamma", GAMMA.default)),
         plain=options.get("variant") == "plain",
         alpha=alpha,
         beta=beta,
-        signs=Signs(),
+        signs=signs,
     )
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from ..rewriter.canonical import canonise
@@ -13,7 +14,6 @@ from .composites import (
     ALPHA,
     ALPHA2,
     BETA,
-    FLAT,
     GAMMA,
     GAMMA_BOX,
     HIGH,
@@ -22,44 +22,96 @@ from .composites import (
     PLUS,
     VARIANT,
     Composite,
+    first,
     rule_set,
     uniform,
 )
 from .readouts import keep
 
-BACH, MONTAVON = "Bach et al. 2015; Ayyar et al. 2021 Eq. 11-15", "Montavon et al. 2017; Ayyar et al. 2021 Eq. 16-18"
-APPROXIMATES = MappingProxyType(
+CHANGED = MappingProxyType(
     {
         "LRN": "relevance passes unchanged; its paper has no rule for it",
         "LpNormalization": "relevance passes unchanged; its paper has no rule for it",
         "RMSNormalization": "relevance passes unchanged, as at a fixed deviation",
     }
 )
+BOX = MappingProxyType({"low": LOW, "high": HIGH})
+SHARED = MappingProxyType({"alpha": ALPHA, "beta": BETA})
+WIDER = MappingProxyType({"gamma": GAMMA, "variant": VARIANT})
+WHICH = MappingProxyType({"first": Option(None, (None, "flat"), "another rule for the first layers")})
+TENTH = MappingProxyType({"epsilon": replace(OPTIONS["epsilon"], default=0.1)})
 
 
-def _method(
-    name: str,
-    title: str,
-    composite: Composite,
-    more: Mapping[str, Option] | None = None,
-    source: str = BACH,
-    cost: str = "1 forward + 1 backward",
+def lrp(
+    name: str, title: str, composite: Composite, more: Mapping[str, Option] = MappingProxyType({})
 ) -> Method:
+    """LRP with a rule for each kind of node. It starts with the value of the logit and sees the canonical form.
+    LRP-0 has no epsilon."""
+    options = {**OPTIONS, **more}
+    if composite == uniform("zero"):
+        options = {key: option for key, option in options.items() if key not in ("epsilon", "eps_mode")}
     return Method(
-        name=name,
+        name=f"lrp.{name}",
         title=f"LRP, {title}",
         family="relevance",
-        rules=lambda options: rule_set(composite, options),
+        rules=lambda given: rule_set(first(composite, given.get("first")), given),
         read=keep,
-        cost=cost,
-        source=source,
+        cost="1 forward + 1 backward; rules that split weights by sign run each such layer once or twice more",
+        source="Bach et al. 2015; Montavon et al. 2019; Ayyar et al. 2021 Eq. 11-15",
         display="sum,sym",
-        options={**OPTIONS, **(more or {})},
-        approximates=APPROXIMATES,
+        options=options,
+        approximates=CHANGED,
         seed=value,
-        views=lambda options: (canonise,),
+        views=lambda given: (canonise,),
     )
 
 
-def _without(*names: str) -> dict[str, Option]:
-    return {name: option for name, option in OPTIONS.items() if name not in names}
+LRP_ZERO = lrp("zero", "rule 0", uniform("zero"))
+LRP_EPSILON = lrp("epsilon", "rule ε", uniform("epsilon"))
+LRP_GAMMA = lrp("gamma", "rule γ", uniform("gamma"), WIDER)
+LRP_ALPHA_BETA = lrp("alpha-beta", "rule αβ", uniform("alpha-beta"), SHARED)
+LRP_Z_PLUS = lrp("z-plus", "rule z⁺", uniform("z-plus"))
+LRP_W_SQUARE = lrp("w-square", "rule w²", uniform("w-square"))
+LRP_FLAT = lrp("flat", "rule flat", uniform("flat"))
+LRP_Z_BOX = lrp("z-box", "z-box at the first layers, z⁺ behind", (("all", "z-plus"), ("first", "z-box")), BOX)
+LRP_EPSILON_PLUS = lrp("epsilon-plus", "ε and z⁺", PLUS)
+LRP_EPSILON_PLUS_FLAT = lrp("epsilon-plus-flat", "ε and z⁺, first flat", first(PLUS, "flat"))
+LRP_EPSILON_ALPHA2_BETA1 = lrp("epsilon-alpha2-beta1", "ε and α2β1", ALPHA2)
+LRP_EPSILON_ALPHA2_BETA1_FLAT = lrp(
+    "epsilon-alpha2-beta1-flat", "ε and α2β1, first flat", first(ALPHA2, "flat")
+)
+LRP_EPSILON_GAMMA_BOX = lrp("epsilon-gamma-box", "ε and γ, first z-box", GAMMA_BOX, {**WIDER, **BOX})
+LRP_PRESET_A = lrp("preset-a", "ε = 0.1 and α1β0", PLUS, {**TENTH, **WHICH})
+LRP_PRESET_B = lrp("preset-b", "ε = 0.1 and α2β1", ALPHA2, {**TENTH, **WHICH})
+
+INPUTS = MappingProxyType({"bounded": "z-box", "unbounded": "w-square", "positive": "z-plus"})
+"""What is known of the input -> the rule whose root points lie in that domain."""
+
+
+def deep_taylor(options: Options) -> Rules:
+    """Root points of z⁺ in hidden layers, which read what is positive; of the input's own domain in the first. Biases
+    are ignored, so that all of max(z_c, 0) arrives. Raises OptionError for input="bounded" without a range."""
+    known = box_of(options).low is not None
+    domain = options["input"] or ("bounded" if known else "unbounded")
+    composite = (("all", "z-plus"), ("first", INPUTS[domain]))
+    return rule_set(composite, {**options, "bias": "ignore"})
+
+
+DEEP_TAYLOR = replace(
+    LRP_Z_PLUS,
+    name="deep-taylor",
+    title="Deep Taylor decomposition",
+    rules=deep_taylor,
+    source="Montavon et al. 2017; Ayyar et al. 2021 Eq. 16-18",
+    options={
+        **{key: option for key, option in OPTIONS.items() if key != "bias"},
+        "input": Option(
+            None,
+            (None, *INPUTS),
+            "what is known of the input: it lies from low to high, is any number, or is positive; by default bounded "
+            "where a range is known, else unbounded",
+        ),
+        **BOX,
+    },
+    seed=positive_value,
+)

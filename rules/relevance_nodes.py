@@ -6,10 +6,8 @@ moves elements moves it along. Products are a choice: a gate and attention's pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-
-import numpy as np
 
 from ..rewriter.emit import Emit
 from ..rewriter.graph import Node, Value
@@ -19,14 +17,16 @@ from ..rewriter.site import Refuse, Site, rank_of
 from .gates import keep, tangent
 from .gradient.norm import Grouped, per_channel
 from .gradient.reduce import full, total
-from .relevance import IGNORE, Stabiliser, weighted_input
+from .relevance import DENOMINATOR, Stabiliser, weighted_input
 
 POINTWISE = frozenset(
     "Relu LeakyRelu PRelu ThresholdedRelu Shrink Clip Sigmoid Tanh Softplus Softsign Elu Celu Selu HardSigmoid "
     "HardSwish Mish Swish Gelu Erf Exp Log Sqrt Reciprocal Abs Neg Sin Cos Tan Sinh Cosh Asin Acos Atan Asinh Acosh "
     "Atanh".split()
 )
-LINEAR = frozenset("AveragePool GlobalAveragePool ReduceMean ReduceSum ReduceL1 ReduceL2 Resize CumSum".split())
+LINEAR = frozenset(
+    "AveragePool GlobalAveragePool ReduceMean ReduceSum ReduceL1 ReduceL2 Resize CumSum".split()
+)
 SUMS = frozenset("Add Sub Sum Mean".split())
 PRODUCTS = frozenset("MatMul Gemm Einsum".split())
 CENTRED = frozenset(
@@ -47,7 +47,7 @@ class Choices:
     (half of R to either factor of a product, the rest through the softmax; Achtibat et al. 2024).
     """
 
-    stabiliser: Stabiliser = Stabiliser()
+    stabiliser: Stabiliser = field(default_factory=Stabiliser)
     bias: str = "denominator"
     add: str = "proportional"
     norm: str = "proportional"
@@ -93,33 +93,30 @@ def proportional(told: Choices, half: bool = False) -> Rule:
 
     def rule(site: Site, g: Emit) -> Local:
         local = tangent(site, g)
-        z = _whole(site, local, g, told) if not half else g.Mul(site.y, 2.0)
-        z.shape = site.y.shape
-        return _shared(site, local, Scale(told.stabiliser.inverse(g, z)))
+        live = [part if flag else None for part, flag in zip(local.maps, site.active, strict=False)]
+        terms = [(x, part) for x, part in zip(site.node.inputs, live, strict=False) if part is not None]
+        constant = _constant(site, local, terms, g)
+        z = g.Mul(site.y, 2.0) if half else site.y
+        if constant is not None and told.bias != DENOMINATOR:
+            z = g.Sub(z, constant)
+        quotient = told.stabiliser.inverse(g, z)
+        maps = (
+            part and Chain(Scale(x), part, Scale(quotient))
+            for x, part in zip(site.node.inputs, live, strict=False)
+        )
+        lost = g.Mul(constant, quotient) if constant is not None and told.bias == DENOMINATOR else None
+        return Local(*maps, offset=lost)
 
     rule.__name__ = "proportional"
     return rule
 
 
-def _shared(site: Site, local: Local, quotient: Linear) -> Local:
-    maps = []
-    for i, part in enumerate(local.maps):
-        live = part is not None and i < len(site.active) and site.active[i]
-        maps.append(Chain(Scale(site.node.inputs[i]), part, quotient) if live and part is not None else None)
-    return Local(*maps)
-
-
-def _whole(site: Site, local: Local, g: Emit, told: Choices) -> Value:
-    """y, without constant terms unless they stay in the denominator."""
-    if told.bias == "denominator":
-        return site.y
-    if local.offset is not None:
-        value: Value = g.Sub(site.y, local.offset)
-        return value
-    if all(site.active[: len(local.maps)]) or site.op not in SUMS:
-        return site.y
-    live = zip(site.node.inputs, local.maps, site.active, strict=False)
-    return g.total([part.push(g, x) for x, part, flag in live if flag and part is not None])
+def _constant(site: Site, local: Local, terms: list[tuple[Value, Linear]], g: Emit) -> Value | None:
+    """What y is made of besides its activations."""
+    if local.offset is not None or site.op not in SUMS or all(site.active):
+        return local.offset
+    value: Value = g.Sub(site.y, g.total([part.push(g, x) for x, part in terms]))
+    return value
 
 
 def equal(site: Site, g: Emit) -> Local:
@@ -129,7 +126,7 @@ def equal(site: Site, g: Emit) -> Local:
 
 def mul(site: Site, g: Emit) -> Local:
     """A constant factor passes R on. Of two activations a gate gets nothing and the other all; else half each."""
-    gates = [is_gate(x) for x in site.node.inputs]
+    gates = [is_gate(site, x) for x in site.node.inputs]
     if sum(site.active) < 2:
         return Local.elementwise(site, Keep(), Keep())
     if gates[0] != gates[1]:
@@ -138,27 +135,34 @@ def mul(site: Site, g: Emit) -> Local:
     return Local.elementwise(site, Scale(0.5), Scale(0.5))
 
 
-def is_gate(x: Value) -> bool:
-    """Whether x comes from a function with values from 0 to 1, at most moved or repeated."""
-    return any(node.op in GATES or _unit_clip(node) for node in _origins(x))
+def is_gate(site: Site, x: Value) -> bool:
+    """Whether x comes from a function with values from 0 to 1, at most moved or repeated: a sigmoid, a softmax, a
+    Clip(0, 1), or a Clip(0, 6) divided by 6."""
+    node, factor = source(site, x)
+    if node is None or node.op != "Clip":
+        return node is not None and node.op in GATES
+    low, high = (site.graph.constant(value) for value in [*node.inputs[1:3], None, None][:2])
+    if low is None or high is None or low.size != 1 or high.size != 1:
+        return False
+    return float(low.ravel()[0]) == 0.0 and abs(float(high.ravel()[0]) * factor - 1.0) < 1e-6
 
 
-def _unit_clip(node: Node) -> bool:
-    bounds = [getattr(value, "values", None) for value in node.inputs[1:3]] if node.op == "Clip" else []
-    return len(bounds) == 2 and all(
-        known is not None and np.size(known) == 1 and float(np.ravel(known)[0]) == want
-        for known, want in zip(bounds, (0.0, 1.0), strict=True)
-    )
-
-
-def _origins(x: Value) -> list[Node]:
-    """The nodes that make x, behind what only moves or repeats elements."""
-    while x.inputs:
-        moved = [node for node in x.inputs if node.op in MOVES and not node.domain]
-        if not moved:
-            return list(x.inputs)
-        x = moved[0].inputs[0]
-    return []
+def source(site: Site, x: Value) -> tuple[Node | None, float]:
+    """The node that makes x, behind what only moves, repeats, masks or scales it, and the scale."""
+    factor = 1.0
+    while x.inputs and not x.inputs[0].domain:
+        node = x.inputs[0]
+        known = [site.graph.constant(value) for value in node.inputs]
+        if node.op in MOVES:
+            x = node.inputs[0]
+        elif node.op == "Where" and (known[1] is None) != (known[2] is None):
+            x = node.inputs[1 if known[1] is None else 2]
+        elif node.op in ("Mul", "Div") and known[1] is not None and known[1].size == 1:
+            by = float(known[1].ravel()[0])
+            factor, x = (factor * by if node.op == "Mul" else factor / (by or 1.0)), node.inputs[0]
+        else:
+            return node, factor
+    return None, factor
 
 
 def numerator(site: Site, g: Emit) -> Local:
@@ -180,7 +184,7 @@ def product(told: Choices) -> Rule:
             return whole(site, g)
         if len(live) != 2:
             raise Refuse("a product of more than two activations")
-        frozen = [i for i in live if any(node.op == "Softmax" for node in _origins(site.node.inputs[i]))]
+        frozen = [i for i in live if _is_softmax(site, site.node.inputs[i])]
         if told.attention == "attnlrp" or len(frozen) != 1:
             return half(site, g)
         maps = whole(site, g).maps
@@ -188,6 +192,11 @@ def product(told: Choices) -> Rule:
 
     rule.__name__ = "product"
     return rule
+
+
+def _is_softmax(site: Site, x: Value) -> bool:
+    node, _ = source(site, x)
+    return node is not None and node.op == "Softmax"
 
 
 def softmax(told: Choices) -> Rule:
@@ -215,11 +224,11 @@ def centred(told: Choices) -> Rule:
         if any(site.active[1:]) or site.port:
             raise Refuse("its scale or bias depends on the explained input, or its statistics are explained")
         inner, beta = NORMALISED[site.op](site, g)
-        z = site.y
-        if beta is not None and told.bias == IGNORE:
-            z = g.Sub(z, beta)
-            z.shape = site.y.shape
-        return Local(Chain(Scale(site.data), inner, Scale(told.stabiliser.inverse(g, z))))
+        dropped = told.bias == DENOMINATOR
+        z = site.y if beta is None or dropped else g.Sub(site.y, beta)
+        quotient = told.stabiliser.inverse(g, z)
+        lost = g.Mul(beta, quotient) if beta is not None and dropped else None
+        return Local(Chain(Scale(site.data), inner, Scale(quotient)), offset=lost)
 
     rule.__name__ = "centred"
     return rule
@@ -256,7 +265,9 @@ def _group(site: Site, g: Emit) -> tuple[Linear, Value | None]:
     inner = Chain(lines, _centre(g, grouped, (2,), float(site.attr("epsilon", 1e-5))))
     gamma, beta = (site.fixed(i, "a parameter") for i in (1, 2))
     if site.graph.opset >= 21:
-        return Chain(inner, Shaped(grouped, x), Scale(per_channel(g, gamma, rank))), per_channel(g, beta, rank)
+        return Chain(inner, Shaped(grouped, x), Scale(per_channel(g, gamma, rank))), per_channel(
+            g, beta, rank
+        )
     scaled = Chain(inner, Scale(g.Reshape(gamma, g.ints(1, -1, 1))), Shaped(grouped, x))
     spread = g.Add(g.Mul(grouped, 0.0), g.Reshape(beta, g.ints(1, -1, 1)))
     return scaled, g.shaped(spread, x)

@@ -46,7 +46,7 @@ def gemm(site: Site, g: Emit) -> Local:
 
 @GRADIENT.on("MatMul")
 def matmul(site: Site, g: Emit) -> Local:
-    """y = A B, batch axes broadcast: dy = dA B + A dB."""
+    """y = A B, batch axes broadcast: dy = dA B + A dB. In a view a third input is the bias, a parameter."""
     a, b, y = site.data, site.node.inputs[1], site.y
     row, column = rank_of(a) == 1, rank_of(b) == 1
     if row:
@@ -60,7 +60,7 @@ def matmul(site: Site, g: Emit) -> Local:
     ]
     left = Chain(*([Adjoint(Drop(0))] if row else []), RightTimes(b, a, y), *back)
     right = Chain(*([Adjoint(Drop(1))] if column else []), LeftTimes(a, b, y), *back)
-    return Local(left, right)
+    return Local(left, right, offset=site.input(2))
 
 
 def widen(g: Emit, v: Value, axis: int) -> Value:

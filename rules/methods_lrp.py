@@ -39,6 +39,12 @@ BOX = MappingProxyType({"low": LOW, "high": HIGH})
 SHARED = MappingProxyType({"alpha": ALPHA, "beta": BETA})
 WIDER = MappingProxyType({"gamma": GAMMA, "variant": VARIANT})
 WHICH = MappingProxyType({"first": Option(None, (None, "flat"), "another rule for the first layers")})
+HIDDEN = Option(
+    None,
+    (None, "z-box", "z-plus"),
+    "the rule behind the first layers: z-box where low and high are given as numbers, which then hold for every layer; "
+    "z-plus where they are the range of the pixels",
+)
 TENTH = MappingProxyType({"epsilon": replace(OPTIONS["epsilon"], default=0.1)})
 
 
@@ -66,6 +72,12 @@ def lrp(
     )
 
 
+def boxes(options: Options) -> Composite:
+    """The z-box where its box holds: at the first layers, and behind them as `hidden` says."""
+    hidden = options["hidden"] or ("z-box" if isinstance(options["low"], float) else "z-plus")
+    return ("all", hidden), ("first", "z-box")
+
+
 LRP_ZERO = lrp("zero", "rule 0", uniform("zero"))
 LRP_EPSILON = lrp("epsilon", "rule ε", uniform("epsilon"))
 LRP_GAMMA = lrp("gamma", "rule γ", uniform("gamma"), WIDER)
@@ -73,7 +85,10 @@ LRP_ALPHA_BETA = lrp("alpha-beta", "rule αβ", uniform("alpha-beta"), SHARED)
 LRP_Z_PLUS = lrp("z-plus", "rule z⁺", uniform("z-plus"))
 LRP_W_SQUARE = lrp("w-square", "rule w²", uniform("w-square"))
 LRP_FLAT = lrp("flat", "rule flat", uniform("flat"))
-LRP_Z_BOX = lrp("z-box", "z-box at the first layers, z⁺ behind", (("all", "z-plus"), ("first", "z-box")), BOX)
+LRP_Z_BOX = replace(
+    lrp("z-box", "rule z-box", uniform("z-box"), {**BOX, "hidden": HIDDEN}),
+    rules=lambda given: rule_set(boxes(given), given),
+)
 LRP_EPSILON_PLUS = lrp("epsilon-plus", "ε and z⁺", PLUS)
 LRP_EPSILON_PLUS_FLAT = lrp("epsilon-plus-flat", "ε and z⁺, first flat", first(PLUS, "flat"))
 LRP_EPSILON_ALPHA2_BETA1 = lrp("epsilon-alpha2-beta1", "ε and α2β1", ALPHA2)

@@ -19,7 +19,7 @@ from ..rules.readouts import readout
 from ..rules.registry import find
 from .describe import Description, describe, find_labels
 from .explainer import Explainer
-from .settings import resolved
+from .settings import resolved, vet_overrides
 
 if TYPE_CHECKING:
     from ..rewriter.draft import Dim
@@ -88,6 +88,7 @@ def compile(
         version=package_version(),
     )
     emitted, card = compile_source(source, chosen, request)
+    vet_overrides(card)
     return Explainer(emitted, card, providers=providers, threads=threads)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..rewriter.card import Card
 from ..rewriter.errors import OptionError, StaleError, nearest
 from ..rewriter.load import Source
 from ..rewriter.method import Method
+from ..rewriter.tape import WEIGHTED as OPERATORS
 
 ARRAYS = frozenset({".npy"})
 
@@ -44,6 +47,17 @@ def _array(path: Path, name: str) -> npt.NDArray[Any]:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise OptionError(f"{name}={str(path)!r} cannot be read as an array: {error}") from error
+
+
+def vet_overrides(card: Card) -> None:
+    """Raises OptionError for an entry of the option `rules` that no node with weights has the name of."""
+    for where in card.options.get("rules") or {}:
+        word = where in ("first", "last") or where in OPERATORS
+        if not word and not any(fnmatch.fnmatchcase(name, where) for name in card.rules):
+            raise OptionError(
+                f"rules: no node between input and target is called {where!r}{nearest(where, card.rules)}; "
+                "`onnxplain show` lists the rule of every node"
+            )
 
 
 def for_method(method: Method, options: Mapping[str, Any], others: Mapping[str, Method]) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def test_a_composite_gives_each_layer_its_rule(method: str) -> None:
 def test_composites_with_a_box() -> None:
     box = {"low": -3.0, "high": 3.0}
     assert rules("lrp.epsilon-gamma-box", **box) == (B, B, G, E_, E_)
-    assert rules("lrp.z-box", **box) == (B, B, P, P, P)
+    assert rules("lrp.z-box", **box) == (B, B, B, B, B)
+    assert rules("lrp.z-box", hidden="z-plus", **box) == (B, B, P, P, P)
     assert rules("deep-taylor", **box) == (B, B, P, P, P)
 
 

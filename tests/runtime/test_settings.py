@@ -57,3 +57,10 @@ def test_an_option_of_none_is_an_error_that_names_the_nearest() -> None:
 def test_a_method_around_another_takes_what_nobody_claims() -> None:
     mine = shared(["saliency", "smoothgrad"], {"samples": 3, "inner": "guided-backprop", "gate": "relu"})
     assert mine == [{}, {"samples": 3, "inner": "guided-backprop", "gate": "relu"}]
+
+
+def test_an_override_must_find_its_node() -> None:
+    found = compile(LENET, "lrp.epsilon-plus", rules={"/conv*": "gamma", "last": "zero"}).card.rules
+    assert "gamma" in found.values() and "zero" in found.values()
+    with pytest.raises(OptionError, match=r"rules: no node between input and target is called '/fc_9/\*'"):
+        compile(LENET, "lrp.epsilon-plus", rules={"/fc_9/*": "gamma"})

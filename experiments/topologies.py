@@ -1,0 +1,92 @@
+"""Every method on the nine topologies that ship with the onnx package, compiled and verified.
+
+python experiments/topologies.py [--networks squeezenet resnet50] [--methods lrp.epsilon]
+
+The files hold no trained weights: theirs are drawn from a seed. Writes experiments/results/topologies.md, a line a
+method, a column a network, after every network. Heavy networks (VGG-19, DenseNet-121) are verified without the checks
+node by node, which need minutes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from rich.progress import Progress
+
+import onnxplain
+from onnxplain.models.randomize import randomize_constants
+from onnxplain.rewriter.errors import ExplainError
+from onnxplain.runtime.verify import Status, verify
+
+LIGHT = Path(str(onnx.__file__)).parent / "backend" / "test" / "data" / "light"
+NETWORKS = (
+    *("squeezenet", "shufflenet", "inception_v1", "inception_v2", "resnet50", "bvlc_alexnet", "zfnet512"),
+    *("densenet121", "vgg19"),
+)
+HEAVY = frozenset({"densenet121", "vgg19"})
+OPTIONS: Mapping[str, Any] = {"steps": 8, "samples": 8, "low": -3.0, "high": 3.0, "estimator": "weights"}
+OUT = Path(__file__).parent / "results" / "topologies.md"
+
+
+def cell(model: bytes, method: str, x: np.ndarray, heavy: bool) -> str:
+    """The outcome of one pair: passed checks of those that apply, or why the method is not defined there."""
+    known = onnxplain.methods()[method].options
+    options = {key: value for key, value in OPTIONS.items() if key in known}
+    try:
+        explainer = onnxplain.compile(model, method, **options)
+        certificate = verify(explainer, [x], model=None if heavy else model)
+    except ExplainError as error:
+        return f"- ({str(error)[:80]})"
+    count = Counter(outcome.status for outcome in certificate.outcomes)
+    failed = [outcome.check for outcome in certificate.outcomes if outcome.status is Status.FAILED]
+    if failed:
+        return f"**{'; '.join(failed)}**"
+    return f"{count[Status.PASSED]} passed" + (f", {count[Status.REPORTED]} reported" if count[Status.REPORTED] else "")
+
+
+def page(found: Mapping[str, Mapping[str, str]], seconds: Mapping[str, float]) -> str:
+    lines = [["", *found], ["---"] * (len(found) + 1)]
+    lines += [[f"`{method}`", *(column.get(method, "") for column in found.values())] for method in onnxplain.methods()]
+    lines.append(["minutes", *(f"{seconds[name] / 60:.1f}" for name in found)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return (
+        "# Every method on nine topologies\n\nMade by `python experiments/topologies.py`: seeded weights, one random "
+        "picture, `onnxplain verify` with the source model (without it for VGG-19 and DenseNet-121). Checks that passed; "
+        "reported ones have a figure but no bound; bold is a check that failed; - is a method that is not defined there.\n\n"
+        f"{table}\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Verify, and write the table after every network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--methods", nargs="+", default=list(onnxplain.methods()))
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args(arguments)
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    found: dict[str, dict[str, str]] = {}
+    seconds: dict[str, float] = {}
+    args.out.parent.mkdir(exist_ok=True)
+    with Progress() as progress:
+        task = progress.add_task("", total=len(args.networks) * len(args.methods))
+        for name in args.networks:
+            model = randomize_constants(onnx.load(LIGHT / f"light_{name}.onnx")).SerializeToString()
+            start, found[name] = time.perf_counter(), {}
+            for method in args.methods:
+                progress.update(task, description=f"{name} {method}")
+                found[name][method] = cell(model, method, x, name in HEAVY)
+                progress.advance(task)
+            seconds[name] = time.perf_counter() - start
+            args.out.write_text(page(found, seconds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

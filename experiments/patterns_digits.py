@@ -150,8 +150,10 @@ def plot_rho(found: list[Quality], path: Path) -> None:
 def plot_decay(curves: Mapping[str, Array], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
     for name, curve in curves.items():
-        style = {"color": "black", "linestyle": "--"} if CURVES[name] is None else {}
-        axis.plot(curve.mean(axis=0), label=name, **style)
+        plain = CURVES[name] is None
+        (line,) = axis.plot(curve.mean(axis=0), "--" if plain else "-", label=name)
+        if plain:
+            line.set_color("black")
     axis.set_xlabel(f"patches of {SIDE} × {SIDE} pixels replaced by their mean")
     axis.set_ylabel("probability of the class first predicted")
     axis.set_ylim(0.1 * np.floor(10 * min(curve.mean(axis=0).min() for curve in curves.values())) - 0.02, 1.0)

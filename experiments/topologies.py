@@ -48,18 +48,24 @@ def cell(model: bytes, method: str, x: np.ndarray, heavy: bool) -> str:
     failed = [outcome.check for outcome in certificate.outcomes if outcome.status is Status.FAILED]
     if failed:
         return f"**{'; '.join(failed)}**"
-    return f"{count[Status.PASSED]} passed" + (f", {count[Status.REPORTED]} reported" if count[Status.REPORTED] else "")
+    return f"{count[Status.PASSED]} passed" + (
+        f", {count[Status.REPORTED]} reported" if count[Status.REPORTED] else ""
+    )
 
 
 def page(found: Mapping[str, Mapping[str, str]], seconds: Mapping[str, float]) -> str:
     lines = [["", *found], ["---"] * (len(found) + 1)]
-    lines += [[f"`{method}`", *(column.get(method, "") for column in found.values())] for method in onnxplain.methods()]
+    lines += [
+        [f"`{method}`", *(column.get(method, "") for column in found.values())]
+        for method in onnxplain.methods()
+    ]
     lines.append(["minutes", *(f"{seconds[name] / 60:.1f}" for name in found)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
         "# Every method on nine topologies\n\nMade by `python experiments/topologies.py`: seeded weights, one random "
-        "picture, `onnxplain verify` with the source model (without it for VGG-19 and DenseNet-121). Checks that passed; "
-        "reported ones have a figure but no bound; bold is a check that failed; - is a method that is not defined there.\n\n"
+        "picture, `onnxplain verify` with the source model (without it for VGG-19 and DenseNet-121). Checks that "
+        "passed; reported ones have a figure but no bound; bold is a check that failed; - is a method that is not "
+        "defined there.\n\n"
         f"{table}\n"
     )
 

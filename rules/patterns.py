@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError
-from ..rewriter.graph import Value
-from ..rewriter.linear import Local
+from ..rewriter.graph import Graph, Value
+from ..rewriter.layers import candidates
+from ..rewriter.linear import Gated, Local
 from ..rewriter.method import Option, Options
 from ..rewriter.rules import Match, Rule, Rules
-from ..rewriter.site import Refuse, Site
+from ..rewriter.site import Refuse, Site, rank_of
 from .gates import keep
 from .gradient import GRADIENT
 from .reweigh import reweighed
@@ -104,7 +105,41 @@ def _rules(options: Options, put: Put) -> Rules:
 
     rule.__name__ = f"pattern[{default}]"
     pairs: dict[Match, Rule] = {WEIGHTED: rule, "LRN": keep}
-    return GRADIENT | pairs
+    rules = GRADIENT | pairs
+    return rules | {_bottlenecks(): projected(rules)} if options.get("project") else rules
+
+
+def projected(rules: Rules) -> Rule:
+    """The rule, behind ct / max |ct| of each sample: patterns of many layers in a row leave the range of a float."""
+
+    def rule(site: Site, g: Emit) -> Local:
+        base = rules.find(site)
+        if base is None:
+            raise Refuse("no rule for this operator")
+        axes = g.ints(*range(1, rank_of(site.y)))
+
+        def largest_is_one(g: Emit, ct: Value) -> Value:
+            top = g.ReduceMax(g.Abs(ct), axes, keepdims=1)
+            return g.Div(ct, g.Where(g.Greater(top, 0.0), top, 1.0))
+
+        return Local(*(None if part is None else Gated(part, largest_is_one) for part in base(site, g).maps))
+
+    rule.__name__ = "projected"
+    return rule
+
+
+def _bottlenecks() -> Match:
+    """Nodes whose output every path goes through: a factor there is one of the whole map."""
+    known: dict[int, tuple[Graph, frozenset[str]]] = {}
+
+    def match(site: Site) -> bool:
+        graph = site.graph
+        if id(graph) not in known:
+            found = candidates(graph, graph.inputs, graph.outputs[0])
+            known[id(graph)] = graph, frozenset(value.name for value in found)
+        return site.y.name in known[id(graph)][1]
+
+    return match
 
 
 def _explained(site: Site) -> int | None:
@@ -179,6 +214,11 @@ OPTIONS = MappingProxyType(
             ESTIMATORS,
             "how signal is told from distractor: plus (Eq. 7, over y > 0), linear (S_a), plus-within (the covariance "
             "inside y > 0), weights (S_w, needs no patterns)",
+        ),
+        "project": Option(
+            False,
+            (False, True),
+            "bring the signal to a largest value of 1 wherever all paths meet: only its scale is lost",
         ),
         "last": Option(None, (None, *ESTIMATORS), "the estimator of the layers that no other layer follows"),
     }

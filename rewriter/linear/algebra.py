@@ -103,7 +103,7 @@ class Gated:
 
     def push(self, g: Emit, t: Value) -> Value:
         raise NotLinearError(
-            "DeconvNet and Guided Backprop gate the cotangent: their maps have no forward form"
+            "the rule changes the cotangent on its way (a gate, a rescaling): its map has no forward form"
         )
 
     def pull(self, g: Emit, ct: Value) -> Value:

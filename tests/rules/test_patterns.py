@@ -18,6 +18,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxplain
+from onnxplain import models
 from onnxplain.rewriter.canonical import canonise
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.emit import Emit
@@ -325,3 +327,18 @@ def test_numbers_of_a_chain_go_into_the_weight() -> None:
     assert not weighted(Chain(Keep(), Scale(2.0)))
     with pytest.raises(Refuse, match="no weight"):
         reweighed(Keep(), f, g)
+
+
+@pytest.mark.parametrize("method", ["pattern-net", "pattern-attribution"])
+def test_projection_changes_the_scale_of_each_sample_alone(method: str) -> None:
+    """Cosine 1, whatever the size; a net with a residual branch too."""
+    for net, shape in (("mnist_lenet", (2, 1, 28, 28)), ("efficientnet_lite0", (1, 3, 224, 224))):
+        x = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+        plain, scaled = (
+            onnxplain.compile(models.path(net), method, estimator="weights", project=flag)(x).attribution
+            for flag in (False, True)
+        )
+        for a, b in zip(plain.astype(np.float64), scaled.astype(np.float64), strict=True):
+            cosine = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
+            assert abs(cosine) > 1 - 1e-6
+            assert np.abs(b).max() > 10 * np.abs(a).max() or net == "mnist_lenet", "nothing was rescaled"

@@ -14,7 +14,7 @@ from onnxplain import models
 from tests.runtime.cli.conftest import Cli
 
 LENET, PHOTO = models.path("mnist_lenet"), models.photo("cat_chelsea")
-COMMANDS = ("compile", "explain", "check", "show", "methods", "demo")
+COMMANDS = ("compile", "explain", "check", "show", "methods", "demo", "fit", "verify")
 
 
 def words_for(command: str, model: object) -> list[object]:

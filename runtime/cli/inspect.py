@@ -19,7 +19,18 @@ from ...rewriter.load import load
 from ...rewriter.method import Method
 from ...rewriter.passes.shapes import tensor_type
 from ...rules.registry import find, methods
-from .options import External, Head, Inputs, ModelPath, OutputName, Overrides, Settings, Shapes, settings_of, shapes_of
+from .options import (
+    External,
+    Head,
+    Inputs,
+    ModelPath,
+    OutputName,
+    Overrides,
+    Settings,
+    Shapes,
+    settings_of,
+    shapes_of,
+)
 
 
 def check_command(

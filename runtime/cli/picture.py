@@ -37,7 +37,7 @@ from .options import (
     shapes_of,
 )
 
-DEMO = ("saliency", "input-x-gradient", "deconvnet", "guided-backprop")
+DEMO = ("saliency", "guided-backprop", "integrated-gradients", "lrp.epsilon-plus", "deeplift.rescale", "grad-cam")
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def demo_command(
         "onnxplain-demo"
     ),
 ) -> None:
-    """Explain the cat photo with EfficientNet-Lite0 and every method; no network needed.
+    """Explain the cat photo with EfficientNet-Lite0 and six methods; no network needed.
 
     Writes the panel cat.png, and efficientnet_lite0.guided-backprop.onnx, a file to deploy.
     """

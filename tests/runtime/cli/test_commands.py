@@ -201,7 +201,7 @@ def test_demo_writes_the_panel_and_a_file(cli: Cli) -> None:
     assert ran.made == {str(Path(name)) for name in made}
     assert ran.out.startswith("cat_chelsea.jpg: a cat having a striped coat (282)")
     with Image.open("deep/demo/cat.png") as panel:
-        assert panel.width == 5 * 256 + 4 * 20 + 2 * 28
+        assert panel.width == 7 * 256 + 6 * 20 + 2 * 28
     assert onnxplain.load("deep/demo/efficientnet_lite0.guided-backprop.onnx").card.labels is not None
 
 

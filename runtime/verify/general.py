@@ -1,0 +1,269 @@
+"""What every emitted file promises, whatever the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...rewriter.graph import LOOP
+from ...rewriter.passes.shapes import tensor_type
+from ..explainer import Result, serialize
+from ..session import run
+from .cases import Array, Case
+from .outcome import NotApplicable, Outcome, check, judged, within
+from .subject import Floats, Subject
+from .surgery import first_trip, foreign, forward_part, loop_of
+
+ROUNDING = 1e-5
+"""Of outputs that fused kernels may round differently (METHODS 6.1)."""
+
+SAME = 1e-4
+"""Of maps that should be equal and are computed in another order: float32 rounding of a deep net (METHODS 6.2)."""
+
+BLURRED = 1e-3
+"""The same for relevance, whose quotients R/z enlarge rounding where z is next to 0 (METHODS 6.2)."""
+
+
+@check("forward unchanged, to the bit")
+def forward_exact(subject: Subject) -> Outcome:
+    """The model's own outputs, without graph optimisation: not one bit differs from those of the original, or of the
+    file's forward part. Of a loop the first trip runs, which makes them."""
+    mine = subject.session(first_trip(subject.model), "disabled")
+    return within(_gap(subject, mine, "disabled"), 0.0, _against(subject))
+
+
+@check("forward unchanged, optimised")
+def forward_optimised(subject: Subject) -> Outcome:
+    """The same with all optimisations: relative to the largest element, 1e-5."""
+    return within(_gap(subject, subject.explainer.session, "all"), ROUNDING, _against(subject))
+
+
+def _against(subject: Subject) -> str:
+    return "against its own forward part" if subject.source is None else "against the original"
+
+
+def _gap(subject: Subject, mine: Any, optimization: str) -> float:
+    baseline = _baseline(subject)
+    theirs = subject.session(baseline, optimization)
+    declared = {node.name: node.shape for node in theirs.get_inputs()}
+    worst = 0.0
+    for case in subject.cases:
+        ours = run(mine, _fed(subject, case))
+        expected = run(theirs, {n: v for n, v in case.feeds.items() if n in declared})
+        for key in subject.own:
+            worst = max(worst, _relative(ours[key], expected[key]))
+    return worst
+
+
+def _baseline(subject: Subject) -> onnx.ModelProto:
+    if subject.source is not None:
+        return subject.source.model
+    if loop_of(subject.model) is not None:
+        raise NotApplicable(
+            f"the forward pass is inside the node {LOOP!r}; give the original model to compare with"
+        )
+    part = forward_part(subject.model, subject.own)
+    extra = {value.name for value in part.graph.input} - {slot.name for slot in subject.slots}
+    if extra:
+        raise AssertionError(
+            f"the model's outputs depend on {', '.join(sorted(extra))}, which the explanation added"
+        )
+    return part
+
+
+def _fed(subject: Subject, case: Case) -> dict[str, Array]:
+    """Everything that the file takes."""
+    feeds = dict(case.feeds) | dict(subject.more)
+    rows = len(case.feeds[subject.explained[0]])
+    if subject.aim == "input":
+        feeds["target"] = np.full((rows, 1), -1, np.int64)
+    if subject.aim == "cotangent":
+        feeds["cotangent"] = subject.cotangent(case)
+    return feeds
+
+
+def _relative(a: Array, b: Array) -> float:
+    """max |a - b| / max |b|; infinite where type, shape or the places of NaN differ."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return float("inf")
+    if np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"):
+        return 0.0
+    if a.dtype.kind not in "fc":
+        return float("inf")
+    return distance(a.astype(np.float64), b.astype(np.float64))
+
+
+def distance(a: Floats, b: Floats) -> float:
+    """max |a - b| / max |b|, absolute where b is 0; infinite where either is not finite."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return 0.0 if np.array_equal(a, b, equal_nan=True) else float("inf")
+    off = float(np.max(np.abs(a - b), initial=0.0))
+    size = float(np.max(np.abs(b), initial=0.0))
+    return off / size if size > 0 else off
+
+
+@check("batch independence")
+def batch(subject: Subject) -> Outcome:
+    """A batch of three inputs, of three classes, equals three single runs, sample by sample and in another order too.
+    Where the batch is fixed its samples are put in another order. Relative to each sample's largest element."""
+    if subject.lead == 1:
+        raise NotApplicable("the batch is fixed at 1")
+    if not subject.free:
+        return within(
+            _permuted(subject), _same(subject), f"the samples of a batch of {subject.lead} permuted"
+        )
+    cases = _alike(subject)
+    joint = {key: np.concatenate([c.feeds[key] for c in cases]) for key in cases[0].feeds}
+    joint = {key: value if _batched(subject, key) else cases[0].feeds[key] for key, value in joint.items()}
+    singles = []
+    cotangents = None if subject.aim != "cotangent" else [subject.cotangent(case) for case in cases]
+    size = int(subject.card.target.get("size") or 1)
+    targets = [i % size for i in range(len(cases))]
+    for i, case in enumerate(cases):
+        feeds = {key: v if _batched(subject, key) else joint[key] for key, v in case.feeds.items()}
+        more = {} if cotangents is None else {"cotangent": cotangents[i]}
+        singles.append(_parts(subject.call(feeds, [targets[i]], **more)))
+    worst = 0.0
+    for order in ([0, 1, 2], [2, 0, 1]):
+        feeds = {key: v[order] if _batched(subject, key) else v for key, v in joint.items()}
+        more = {} if cotangents is None else {"cotangent": np.concatenate([cotangents[i] for i in order])}
+        found = _parts(subject.call(feeds, [targets[i] for i in order], **more))
+        worst = max(worst, _rowwise(found, [singles[i] for i in order]))
+    return within(worst, _same(subject), "three inputs together and alone")
+
+
+def _alike(subject: Subject) -> list[Case]:
+    """Three different inputs of one size."""
+    first = subject.probes[0]
+    shapes = {key: value.shape for key, value in first.feeds.items()}
+    fits = [c for c in subject.cases if {k: v.shape for k, v in c.feeds.items()} == shapes]
+    if len(fits) < 3:
+        raise NotApplicable("three inputs of one size are needed")
+    return fits[:3]
+
+
+def _batched(subject: Subject, key: str) -> bool:
+    slot = next(slot for slot in subject.slots if slot.name == key)
+    return slot.explained or (bool(slot.shape) and slot.shape[0] == subject.lead)
+
+
+def _parts(result: Result) -> dict[str, Floats]:
+    found = {**result.outputs, **result.attributions, **{f"heat/{k}": v for k, v in result.heatmaps.items()}}
+    return {key: value.astype(np.float64) for key, value in found.items()}
+
+
+def _rowwise(found: Mapping[str, Floats], singles: list[dict[str, Floats]]) -> float:
+    worst = 0.0
+    for key, value in found.items():
+        start = 0
+        for single in singles:
+            rows = len(single[key])
+            worst = max(worst, distance(value[start : start + rows], single[key]))
+            start += rows
+        if start != len(value):
+            return float("inf")
+    return worst
+
+
+def _permuted(subject: Subject) -> float:
+    """The samples of a fixed batch in reverse order: so are the maps."""
+    case = subject.probes[0]
+    turned = {key: v[::-1] if _batched(subject, key) else v for key, v in case.feeds.items()}
+    more = {} if subject.aim != "cotangent" else {"cotangent": subject.cotangent(case)}
+    there = _parts(subject.call(case.feeds, **more))
+    back = _parts(subject.call(turned, **{key: v[::-1] for key, v in more.items()}))
+    rows = len(case.feeds[subject.explained[0]])
+    return max(
+        distance(_reversed(back[key], rows), value) for key, value in there.items() if len(value) % rows == 0
+    )
+
+
+def _reversed(value: Floats, rows: int) -> Floats:
+    """Samples in reverse order, the rows of one together."""
+    return np.asarray(value.reshape(rows, -1)[::-1].reshape(value.shape))
+
+
+def _same(subject: Subject) -> float:
+    return BLURRED if subject.card.method.startswith(("lrp.", "deep-taylor")) else SAME
+
+
+@check("no NaN or infinity")
+def finite(subject: Subject) -> Outcome:
+    """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too."""
+    bad: list[str] = []
+    for case in subject.cases:
+        more = {"cotangent": subject.cotangent(case)} if subject.aim == "cotangent" else {}
+        for key, value in _parts(subject.call(case.feeds, **more)).items():
+            count = int(np.count_nonzero(~np.isfinite(value)))
+            if count:
+                bad.append(f"{count} in {key!r} on {case.name}")
+    return judged(bad, ", ".join(case.name for case in subject.cases))
+
+
+@check("class -1 is the top class")
+def top_class(subject: Subject) -> Outcome:
+    """Class -1 gives the map of the largest element of the explained tensor."""
+    if subject.aim != "input":
+        raise NotApplicable("the class is not an input of this file")
+    worst = 0.0
+    for case in subject.probes:
+        asked = subject.shoot(case, -1)
+        for row, chosen in enumerate(asked.z.argmax(axis=1)):
+            named = subject.shoot(case, int(chosen))
+            for key, value in subject.attributions(asked.result).items():
+                worst = max(worst, distance(value[row], subject.attributions(named.result)[key][row]))
+    # The same session on the same numbers; kernels of a GPU may add up in another order.
+    return within(worst, 1e-6, f"{len(subject.probes)} inputs")
+
+
+@check("standard operators only")
+def standard(subject: Subject) -> Outcome:
+    """The explanation is made of ONNX's own operators."""
+    return judged(foreign(subject.model, subject.own), "none of another domain")
+
+
+@check("onnx.checker")
+def checked(subject: Subject) -> Outcome:
+    """onnx.checker with type and shape inference."""
+    found: list[str] = []
+    try:
+        onnx.checker.check_model(serialize(subject.model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        found.append(" ".join(str(error).split())[:200])
+    return judged(found, "full check")
+
+
+@check("declared shapes")
+def shapes(subject: Subject) -> Outcome:
+    """Every output has the type and the sizes that the file declares; a name stands for one size, everywhere."""
+    wrong: list[str] = []
+    for case in subject.probes[:1]:
+        feeds = _fed(subject, case)
+        found = run(subject.explainer.session, feeds)
+        named: dict[str, int] = {}
+        graph = subject.model.graph
+        for value in (*graph.input, *graph.output):
+            array = feeds.get(value.name, found.get(value.name))
+            if array is not None:
+                wrong += _misfits(value, np.asarray(array), named)
+    return judged(wrong, "as computed")
+
+
+def _misfits(value: onnx.ValueInfoProto, array: Array, named: dict[str, int]) -> list[str]:
+    kind = tensor_type(value)
+    if kind.dtype is not None and kind.dtype != array.dtype:
+        return [f"{value.name!r} is {array.dtype}, declared {kind.dtype}"]
+    if kind.shape is None:
+        return []
+    wrong = len(kind.shape) != array.ndim
+    for dim, size in zip(kind.shape, array.shape, strict=False):
+        wrong |= (isinstance(dim, int) and dim != size) or (
+            isinstance(dim, str) and named.setdefault(dim, size) != size
+        )
+    return [f"{value.name!r} is {list(array.shape)}, declared {list(kind.shape)}"] if wrong else []
+
+
+GENERAL = (forward_exact, forward_optimised, batch, finite, top_class, standard, checked, shapes)

@@ -1,0 +1,268 @@
+"""The file under test, and what can be asked of it: its maps, the explained value, both at many points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from ...rewriter.card import Card
+from ...rewriter.draft import Dim
+from ...rewriter.errors import ModelError
+from ...rewriter.load import Source
+from ...rewriter.passes.shapes import tensor_type
+from ...rewriter.results import ATTRIBUTION
+from ..explainer import Explainer, Result, serialize
+from ..providers import Provider, create_session
+from ..session import run
+from .cases import Array, Case, Slot
+from .outcome import NotApplicable
+from .surgery import exposed, first_trip, forward_part, loop_of
+
+Floats = npt.NDArray[np.float64]
+SAMPLES = 4
+"""Noisy copies that a check feeds: what a mean keeps does not depend on how many."""
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One run. z: the explained tensor, (N, elements), in float64. start: what is explained, (rows, elements): one-hot,
+    or the cotangent fed; rows of one sample lie together."""
+
+    case: Case
+    result: Result
+    z: Floats
+    start: Floats
+
+    def score(self, z: Floats) -> Floats:
+        """The explained value of every row, (rows,), at values z of the explained tensor."""
+        return np.asarray((self.start * np.repeat(z, len(self.start) // len(z), axis=0)).sum(axis=1))
+
+    @property
+    def value(self) -> Floats:
+        return self.score(self.z)
+
+
+@dataclass
+class Subject:
+    """probes: the inputs for what a method promises. corners: zeros, a constant, an extreme one. options: those of the
+    card, completed by the caller."""
+
+    explainer: Explainer
+    slots: tuple[Slot, ...]
+    options: Mapping[str, Any]
+    probes: tuple[Case, ...] = ()
+    corners: tuple[Case, ...] = ()
+    source: Source | None = None
+    seed: int = 0
+    providers: str | Sequence[Provider] | None = None
+    threads: int | None = None
+    more: Mapping[str, Array] = field(default_factory=dict)
+    """What the method takes besides the model's inputs: noise, a baseline."""
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.explainer.model
+
+    @property
+    def card(self) -> Card:
+        return self.explainer.card
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return (*self.probes, *self.corners)
+
+    @property
+    def aim(self) -> Any:
+        """The target: "input", "top", "cotangent", a class or a list of them."""
+        return self.card.target.get("target")
+
+    @property
+    def head(self) -> str:
+        return str(self.card.target.get("head"))
+
+    @property
+    def own(self) -> list[str]:
+        """The model's own outputs, in order: those before the attribution."""
+        names = [value.name for value in self.model.graph.output]
+        end = next((i for i, name in enumerate(names) if name.split("/")[0] == ATTRIBUTION), None)
+        if not end:
+            raise ModelError("the file has no output `attribution` behind the model's own; compile it again")
+        return names[:end]
+
+    @property
+    def explained(self) -> list[str]:
+        return [slot.name for slot in self.slots if slot.explained]
+
+    @property
+    def lead(self) -> Dim:
+        """The batch axis: a number where the file fixes it."""
+        return next(slot.shape[0] for slot in self.slots if slot.explained)
+
+    @property
+    def free(self) -> bool:
+        return not isinstance(self.lead, int)
+
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
+    def session(self, model: onnx.ModelProto, optimization: str = "all") -> Any:
+        """Without optimisation the order of summation is fixed too: for outputs that are equal to the bit."""
+        return create_session(
+            serialize(model),
+            self.providers,
+            threads=self.threads,
+            optimization=optimization,
+            deterministic=optimization == "disabled",
+        )
+
+    @cached_property
+    def _probe(self) -> tuple[Explainer, str]:
+        model, name = exposed(self.model, self.head, len(self.own), self.explained[0])
+        return Explainer(model, self.card, providers=self.providers, threads=self.threads), name
+
+    @cached_property
+    def _values(self) -> Any:
+        """Something to run for z alone: a session of the forward part, or the file cut to its first trip."""
+        if loop_of(self.model) is None:
+            return self.session(forward_part(self.model, [self.head]))
+        model = first_trip(self._probe[0].model)
+        return Explainer(model, self.card, providers=self.providers, threads=self.threads)
+
+    def attributions(self, result: Result) -> dict[str, Floats]:
+        """By the name of the explained input, in float64."""
+        maps = result.attributions
+        if len(self.explained) == 1:
+            return {self.explained[0]: next(iter(maps.values())).astype(np.float64)}
+        return {name: maps[name].astype(np.float64) for name in self.explained}
+
+    def call(self, feeds: Mapping[str, Array], target: Any = -1, **more: Any) -> Result:
+        """The file as it is. target: for files that take one."""
+        return self._ask(self.explainer, feeds, target, {**self.more, **more})
+
+    def _ask(
+        self, explainer: Explainer, feeds: Mapping[str, Array], target: Any, more: Mapping[str, Any]
+    ) -> Result:
+        known = {value.name for value in self.model.graph.input}
+        taken = {name: value for name, value in more.items() if name in known}
+        return explainer(feeds, target=target if self.aim == "input" else None, **taken)
+
+    def cotangent(self, case: Case) -> Array:
+        """A random one, of the shape of the explained tensor."""
+        z = self.tensor(case.feeds)
+        return np.random.default_rng(self.seed + 1).standard_normal(z.shape).astype(z.dtype)
+
+    def shoot(self, case: Case, target: int = -1, **more: Any) -> Shot:
+        """Run the file and read the explained tensor with it."""
+        explainer, name = self._probe
+        if self.aim == "cotangent" and "cotangent" not in more:
+            more["cotangent"] = self.cotangent(case)
+        result = self._ask(explainer, case.feeds, target, {**self.more, **more})
+        z = self._flat(result.outputs[name])
+        return Shot(case, result, z, self._start(z, target, more.get("cotangent")))
+
+    def shots(self) -> list[Shot]:
+        return [self.shoot(case) for case in self.probes]
+
+    def _flat(self, tensor: Array) -> Floats:
+        inner = loop_of(self.model) is not None and self._probe[1] != self.head
+        values = np.asarray(tensor[0] if inner else tensor, np.float64)
+        return values.reshape(len(values), -1)
+
+    def _start(self, z: Floats, target: int, cotangent: Array | None) -> Floats:
+        if cotangent is not None:
+            return np.asarray(cotangent, np.float64).reshape(len(cotangent), -1)
+        top, aim = z.argmax(axis=1), self.aim
+        wanted = {"input": [target], "top": [-1]}.get(aim) if isinstance(aim, str) else None
+        classes = wanted or (aim if isinstance(aim, list) else [int(aim)])
+        chosen = np.stack([top if c == -1 else np.full(len(z), c) for c in classes], axis=1).ravel()
+        hot = np.zeros((len(chosen), z.shape[1]))
+        hot[np.arange(len(chosen)), chosen] = 1.0
+        return hot
+
+    def tensor(self, feeds: Mapping[str, Array]) -> Array:
+        """The explained tensor as the file computes it."""
+        values = self._values
+        if not isinstance(values, Explainer):
+            wanted = {node.name for node in values.get_inputs()}
+            extra = wanted - set(feeds)
+            if extra:
+                raise NotApplicable(f"the explained tensor depends on {', '.join(sorted(extra))}")
+            return next(iter(run(values, {n: v for n, v in feeds.items() if n in wanted}).values()))
+        more = {name: value[:1] if name.startswith("noise") else value for name, value in self.more.items()}
+        if self.aim == "cotangent":
+            more["cotangent"] = self._unit(values, feeds)
+        name = self._probe[1]
+        outputs = self._ask(values, feeds, -1, more).outputs[name]
+        return np.asarray(outputs if name == self.head else outputs[0])
+
+    def _unit(self, explainer: Explainer, feeds: Mapping[str, Array]) -> Array:
+        """Any cotangent: the explained tensor does not depend on it, but the file wants one."""
+        declared = next(value for value in self.model.graph.input if value.name == "cotangent")
+        kind = tensor_type(declared)
+        rows = len(feeds[self.explained[0]])
+        sizes = [rows, *(dim if isinstance(dim, int) else 1 for dim in (kind.shape or ())[1:])]
+        return np.ones(sizes, kind.dtype)
+
+    def values(self, feeds: Mapping[str, Array], points: Mapping[str, Array]) -> Floats:
+        """The explained tensor of one sample at many points, (P, elements). points: explained input -> (P, ...); the
+        other inputs stay as they are."""
+        if not self.free and self.lead != 1:
+            raise NotApplicable(f"the batch is fixed at {self.lead}: one sample cannot be moved alone")
+        count = len(next(iter(points.values())))
+        step = CHUNK if self.free else 1
+        found = []
+        for i in range(0, count, step):
+            chunk = {name: at[i : i + step] for name, at in points.items()}
+            rows = len(next(iter(chunk.values())))
+            rest = {name: value for name, value in feeds.items() if name not in chunk}
+            repeated = {name: self._repeated(name, value, rows) for name, value in rest.items()}
+            z = self.tensor({**repeated, **chunk})
+            found.append(np.asarray(z, np.float64).reshape(len(z), -1))
+        return np.concatenate(found)
+
+    def _repeated(self, name: str, value: Array, rows: int) -> Array:
+        slot = next(slot for slot in self.slots if slot.name == name)
+        fixed = not slot.shape or isinstance(slot.shape[0], int)
+        return value if fixed else np.repeat(value, rows, axis=0)
+
+
+def slots_of(explainer: Explainer) -> tuple[Slot, ...]:
+    """The model's own inputs: without what the target and the method add. The card does not name the explained ones:
+    they are those that the attributions are named after, or fit in shape."""
+    graph, aim = explainer.model.graph, explainer.card.target.get("target")
+    added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [
+        v
+        for v in graph.input
+        if v.name != added and v.name not in weights and not explainer._of_method(v.name)
+    ]
+    maps = [value for value in graph.output if value.name.split("/")[0] == ATTRIBUTION]
+    names = {value.name.partition("/")[2] for value in maps} - {""}
+    if not names and maps:
+        names = {_explained(inputs, maps[0])}
+    slots = []
+    for value in inputs:
+        kind = tensor_type(value)
+        if kind.dtype is None or kind.shape is None:
+            raise ModelError(f"input {value.name!r} has no type or rank; the file cannot be checked")
+        slots.append(Slot(value.name, kind.dtype, kind.shape, value.name in names))
+    if not any(slot.explained for slot in slots):
+        raise ModelError("the file has no input that its attribution belongs to; compile it again")
+    return tuple(slots)
+
+
+def _explained(inputs: Sequence[onnx.ValueInfoProto], attribution: onnx.ValueInfoProto) -> str:
+    """The float input whose shape the attribution has; of several, or none, the first of the highest rank."""
+    floats = [v for v in inputs if (kind := tensor_type(v)).dtype is not None and kind.dtype.kind == "f"]
+    mine = tensor_type(attribution).shape or ()
+    fits = [v for v in floats if (tensor_type(v).shape or ())[1:] == mine[1:]]
+    ranked = sorted(fits or floats, key=lambda v: -min(len(tensor_type(v).shape or ()), 4))
+    return ranked[0].name if ranked else ""

@@ -1,0 +1,178 @@
+"""Run the checks on a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from ...rewriter.compile import recorded
+from ...rewriter.draft import Dim
+from ...rewriter.errors import OptionError, StaleError, nearest
+from ...rewriter.load import Source, load
+from ..compiling import Model, description, package_version
+from ..explainer import Explainer
+from ..explainer import load as load_explainer
+from ..providers import Provider, load_onnxruntime, short_name
+from ..settings import resolved
+from .cases import Array, Given, Maker
+from .certificate import Certificate, fingerprint
+from .outcome import Check, Outcome
+from .subject import SAMPLES, Subject, slots_of
+from .table import CHECKS, checks_of
+
+Progress = Callable[[str, int], None]
+"""(what is done now, how many steps there are)."""
+
+RANDOM = 3
+
+
+def verify(
+    file: str | os.PathLike[str] | bytes | Explainer,
+    inputs: Sequence[Given] = (),
+    *,
+    model: Model | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[Dim]] | None = None,
+    providers: str | Sequence[Provider] | None = None,
+    threads: int | None = None,
+    external_data: bool = False,
+    table: Mapping[str, tuple[Check, ...]] = CHECKS,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Check what the method of an emitted file promises, on inputs of yours, or on three drawn from a seed; and on
+    zeros, a constant and an extreme input.
+
+    inputs: photos, .npy files, arrays of the model's input (samples along the first axis), 8-bit (H, W, 3) pictures, or
+        dicts of arrays for models of several inputs.
+    model: the one that the file was made from; then its outputs are compared, and rules are checked node by node.
+    options: what the card has only the hash of (`baseline` or `patterns`, also as files).
+    shapes: sizes for the axes that the file leaves free. external_data: the model keeps weights in other files.
+
+    Raises ModelError (no emitted file), StaleError (another model), ImageError and OptionError (inputs).
+    """
+    tell = progress or (lambda text, total: None)
+    explainer = (
+        file if isinstance(file, Explainer) else load_explainer(file, providers=providers, threads=threads)
+    )
+    source = None if model is None else _source(explainer, model, external_data)
+    subject = _subject(explainer, source, options or {}, seed, providers, threads)
+    checks = checks_of(explainer.card, table)
+    steps = len(inputs) + len(checks)
+    _fill(subject, inputs, shapes or {}, lambda text: tell(text, steps))
+    outcomes = []
+    for check in checks:
+        tell(check.title, steps)
+        outcomes.append(check(subject))
+    return _certificate(subject, tuple(outcomes))
+
+
+def _fill(
+    subject: Subject,
+    inputs: Sequence[Given],
+    shapes: Mapping[str, Sequence[Dim]],
+    tell: Callable[[str], None],
+) -> None:
+    """The inputs to check on."""
+    maker, cases = _maker(subject, shapes), []
+    for item in inputs:
+        tell(f"reading {os.fspath(item)}" if isinstance(item, (str, os.PathLike)) else "reading")
+        cases += maker.given(item)
+    subject.corners = tuple(maker.corners())
+    subject.probes = tuple(cases or maker.random(RANDOM))
+    subject.more = _more(subject)
+
+
+def _source(explainer: Explainer, model: Model, external_data: bool) -> Source:
+    source = load(model, external_data=external_data)
+    if explainer.card.source.get("sha256") != source.sha256:
+        raise StaleError(
+            f"the file explains a model with sha256 {str(explainer.card.source.get('sha256'))[:12]}..., not "
+            f"{source.sha256[:12]}...; give the model that it was made from, or compile it again"
+        )
+    return source
+
+
+def _subject(
+    explainer: Explainer,
+    source: Source | None,
+    options: Mapping[str, Any],
+    seed: int,
+    providers: str | Sequence[Provider] | None,
+    threads: int | None,
+) -> Subject:
+    mine = explainer.card.options
+    for name in options:
+        if name not in mine:
+            raise OptionError(f"the file's method has no option {name!r}{nearest(name, mine)}")
+    known = resolved(options, source) if source is not None else _without_source(options)
+    for name, value in known.items():
+        if json.loads(json.dumps(recorded(value), default=str)) != mine[name]:
+            raise OptionError(f"{name}= is not what the file was compiled with; see `onnxplain show`")
+    return Subject(
+        explainer,
+        slots_of(explainer),
+        {**mine, **known},
+        source=source,
+        seed=seed,
+        providers=providers,
+        threads=threads,
+    )
+
+
+def _without_source(options: Mapping[str, Any]) -> dict[str, Any]:
+    if "patterns" in options:
+        raise OptionError("patterns= is of use only with model=, the model that the file was made from")
+    return resolved(options, Source(onnx.ModelProto(), "", 0, None))
+
+
+def _maker(subject: Subject, shapes: Mapping[str, Sequence[Dim]]) -> Maker:
+    names = [slot.name for slot in subject.slots]
+    for name in shapes:
+        if name not in names:
+            raise OptionError(
+                f"the model has no input {name!r}{nearest(name, names)}; it has {', '.join(names)}"
+            )
+    explainer = subject.explainer
+    about = description(explainer.model, explainer.model)
+    low, high = subject.options.get("low"), subject.options.get("high")
+    picture = about if about is not None and not about.guessed else None
+    return Maker(
+        subject.slots,
+        subject.seed,
+        None if picture is None else picture.preprocessing,
+        low,
+        high,
+        dict(shapes),
+    )
+
+
+def _more(subject: Subject) -> dict[str, Array]:
+    """Noise of few samples, and a baseline, for methods that take them; one row for all samples."""
+    rng, found = subject.rng(), {}
+    declared = {value.name for value in subject.model.graph.input}
+    for slot in (slot for slot in subject.slots if slot.explained):
+        shape = subject.probes[0].feeds[slot.name].shape[1:]
+        for kind, rows in (("noise", SAMPLES), ("baseline", 1)):
+            for name in (kind, f"{kind}/{slot.name}"):
+                if name in declared and name not in {s.name for s in subject.slots}:
+                    found[name] = rng.standard_normal((rows, *shape)).astype(slot.dtype)
+    return found
+
+
+def _certificate(subject: Subject, outcomes: tuple[Outcome, ...]) -> Certificate:
+    providers = subject.explainer.session.get_providers()
+    settings = {
+        "seed": subject.seed,
+        "onnxplain": package_version(),
+        "onnxruntime": str(load_onnxruntime().__version__),
+        "provider": ", ".join(short_name(name) for name in providers),
+        "model": subject.source is not None,
+        "method": subject.card.method,
+    }
+    records = tuple(case.record() for case in subject.cases)
+    return Certificate(outcomes, fingerprint(subject.model), records, settings)

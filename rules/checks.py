@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..rewriter.errors import OptionError
 
 Check = Callable[[str, Any], Any]
 
 
 def whole(low: int, high: int) -> Check:
-    """An integer from low to high, both included."""
+    """An integer from low to high, both included; one of numpy's will do."""
 
     def check(name: str, value: Any) -> int:
+        value = _plain(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise OptionError(f"{name}={value!r} is not a whole number from {low} to {high}")
         return value
@@ -23,9 +26,10 @@ def whole(low: int, high: int) -> Check:
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> Check:
-    """A finite number from low (above: but not low itself) to high."""
+    """A finite number from low (above: but not low itself) to high; one of numpy's will do."""
 
     def check(name: str, value: Any) -> float:
+        value = _plain(value)
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not fits or not low <= value <= high or (above and value == low):
             bounds = (
@@ -39,3 +43,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
         return float(value)
 
     return check
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of numpy as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value

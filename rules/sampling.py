@@ -71,8 +71,10 @@ def noise(options: Options, kind: str) -> Sampling:
 
     def open_(stage: Stage, x: Value) -> Opened:
         g = stage.g
-        axes = g.ints(*range(1, len(x.shape)))
-        spread = g.Sub(g.ReduceMax(x, axes, keepdims=1), g.ReduceMin(x, axes, keepdims=1))
+        # As many axes as there are, and one more: a sample of one element has a range too, of 0.
+        flat = g.Reshape(x, g.ints(0, -1)) if len(x.shape) > 1 else g.Unsqueeze(x, g.ints(1))
+        spread = g.Sub(*(g.op(op, flat, g.ints(1), keepdims=0) for op in ("ReduceMax", "ReduceMin")))
+        spread = g.Reshape(spread, g.ints(-1, *[1] * (len(x.shape) - 1)))
         return (_noise(stage, x), g.Mul(spread, float(options["sigma"])))
 
     def point(g: Emit, x: Value, opened: Opened, k: Value) -> Value:
@@ -91,7 +93,8 @@ def noise(options: Options, kind: str) -> Sampling:
         point,
         finish,
         moments,
-        options["lanes"],
+        centred=kind == "variance",
+        lanes=options["lanes"],
     )
 
 

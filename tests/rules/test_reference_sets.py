@@ -49,7 +49,9 @@ def test_a_set_fed_at_run_time_may_have_any_size() -> None:
         fed(X[:1])
 
 
-@pytest.mark.parametrize("wrong", ["zeros", 0.5, np.zeros(3), np.zeros((2, 1, 5, 5)), np.full((1, 1, 28, 28), np.nan)])
+@pytest.mark.parametrize(
+    "wrong", ["zeros", 0.5, np.zeros(3), np.zeros((2, 1, 5, 5)), np.full((1, 1, 28, 28), np.nan)]
+)
 def test_what_is_no_set(wrong: Any) -> None:
     with pytest.raises(OptionError, match="references"):
         onnxplain.compile(LENET, METHODS[0], references=wrong)

@@ -21,8 +21,10 @@ from .rewriter.method import Method
 from .rules.registry import methods
 from .runtime.compiling import compile
 from .runtime.compiling import package_version as _package_version
+from .runtime.estimate import fit_patterns
 from .runtime.explainer import Explainer, Result, load
 from .runtime.pictures import explain
+from .runtime.verify import verify
 
 __version__ = _package_version()
 
@@ -41,6 +43,8 @@ __all__ = [
     "UnsupportedError",
     "compile",
     "explain",
+    "fit_patterns",
     "load",
     "methods",
+    "verify",
 ]

@@ -3,14 +3,15 @@
 python experiments/topologies.py [--networks squeezenet resnet50] [--methods lrp.epsilon]
 
 The files hold no trained weights: theirs are drawn from a seed. Writes experiments/results/topologies.md, a line a
-method, a column a network, after every network. Heavy networks (VGG-19, DenseNet-121) are verified without the checks
-node by node, which need minutes there.
+method, a column a network, and keeps what it has found in topologies.json beside it: a second run goes on where the
+first one stopped (--again starts anew). The checks node by node, which recompile the model, take minutes on the large
+networks; they are made on the small ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ NETWORKS = (
     *("squeezenet", "shufflenet", "inception_v1", "inception_v2", "resnet50", "bvlc_alexnet", "zfnet512"),
     *("densenet121", "vgg19"),
 )
-HEAVY = frozenset({"densenet121", "vgg19"})
+SMALL = frozenset({"squeezenet", "shufflenet"})
 OPTIONS: Mapping[str, Any] = {"steps": 8, "samples": 8, "low": -3.0, "high": 3.0, "estimator": "weights"}
 OUT = Path(__file__).parent / "results" / "topologies.md"
 
@@ -53,45 +54,45 @@ def cell(model: bytes, method: str, x: np.ndarray, heavy: bool) -> str:
     )
 
 
-def page(found: Mapping[str, Mapping[str, str]], seconds: Mapping[str, float]) -> str:
+def page(found: Mapping[str, Mapping[str, str]]) -> str:
     lines = [["", *found], ["---"] * (len(found) + 1)]
     lines += [
-        [f"`{method}`", *(column.get(method, "") for column in found.values())]
-        for method in onnxplain.methods()
+        [f"`{name}`", *(column.get(name, "") for column in found.values())] for name in onnxplain.methods()
     ]
-    lines.append(["minutes", *(f"{seconds[name] / 60:.1f}" for name in found)])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
         "# Every method on nine topologies\n\nMade by `python experiments/topologies.py`: seeded weights, one random "
-        "picture, `onnxplain verify` with the source model (without it for VGG-19 and DenseNet-121). Checks that "
-        "passed; reported ones have a figure but no bound; bold is a check that failed; - is a method that is not "
-        "defined there.\n\n"
-        f"{table}\n"
+        f"picture, `onnxplain verify`; with the source model, so node by node too, for {' and '.join(sorted(SMALL))}. "
+        "Checks that passed; reported ones have a figure but no bound; bold is a check that failed; - is a method that "
+        f"is not defined there.\n\n{table}\n"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Verify, and write the table after every network."""
+    """Verify, and write the table after every cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--methods", nargs="+", default=list(onnxplain.methods()))
+    parser.add_argument("--again", action="store_true", help="forget what earlier runs have found")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(arguments)
-    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-    found: dict[str, dict[str, str]] = {}
-    seconds: dict[str, float] = {}
     args.out.parent.mkdir(exist_ok=True)
+    notes = args.out.with_suffix(".json")
+    found: dict[str, dict[str, str]] = {}
+    if notes.exists() and not args.again:
+        found = json.loads(notes.read_text(encoding="utf-8"))
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     with Progress() as progress:
         task = progress.add_task("", total=len(args.networks) * len(args.methods))
         for name in args.networks:
             model = randomize_constants(onnx.load(LIGHT / f"light_{name}.onnx")).SerializeToString()
-            start, found[name] = time.perf_counter(), {}
             for method in args.methods:
-                progress.update(task, description=f"{name} {method}")
-                found[name][method] = cell(model, method, x, name in HEAVY)
-                progress.advance(task)
-            seconds[name] = time.perf_counter() - start
-            args.out.write_text(page(found, seconds), encoding="utf-8")
+                progress.update(task, description=f"{name} {method}", advance=1)
+                column = found.setdefault(name, {})
+                if method not in column:
+                    column[method] = cell(model, method, x, name not in SMALL)
+                    notes.write_text(json.dumps(found, indent=1), encoding="utf-8")
+                    args.out.write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"onnxplain": "src/onnxplain"} | {
     f"onnxplain/{name}": name for name in ("models", "rewriter", "rules", "runtime")
 }
-DATA = ("*.onnx", "*.json", "*.txt", "LICENSES.md", "photos/*.jpg")
+DATA = ("*.onnx", "*.json", "*.txt", "*.npz", "LICENSES.md", "photos/*.jpg")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 VERSION = PROJECT["project"]["version"]
 
@@ -134,7 +134,7 @@ def test_the_demo_from_an_installed_wheel(place: Place) -> None:
     assert made == ["cat.png", "efficientnet_lite0.guided-backprop.onnx"]
     with Image.open(place.folder / "demo" / "cat.png") as panel:
         panel.load()
-        assert panel.width == 5 * 256 + 4 * 20 + 2 * 28
+        assert panel.width == 7 * 256 + 6 * 20 + 2 * 28
     shown = worked(run(place.scripts / "onnxplain", "show", "demo/" + made[1], cwd=place.folder))
     assert "method  guided-backprop" in shown
 

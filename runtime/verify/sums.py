@@ -193,12 +193,12 @@ def lossy(subject: Subject) -> str:
         return "rules were changed for some nodes"
     if float(options.get("epsilon", 0.0)) > SMALL or options.get("eps_mode", "absolute") != "absolute":
         return "ε absorbs relevance"
-    return not_rectified(subject, frozenset({"Add", "Sum"})) if method in POSITIVE else ""
+    return not_rectified(subject) if method in POSITIVE else ""
 
 
-def not_rectified(subject: Subject, also: frozenset[str] = frozenset()) -> str:
+def not_rectified(subject: Subject) -> str:
     """Why z⁺ may find nothing positive to share relevance out to; empty for nets of ReLUs, pools and a positive start.
-    also: more operators that are no obstacle. A sum with a constant is a bias."""
+    A sum with a constant is a bias; one of two branches hands relevance to a negative one."""
     if subject.aim == "cotangent":
         return "a cotangent may ask for a negative value"
     part = forward_part(subject.model, [subject.head]).graph
@@ -206,7 +206,7 @@ def not_rectified(subject: Subject, also: frozenset[str] = frozenset()) -> str:
     odd = sorted(
         node.op_type
         for node in part.node
-        if node.op_type not in RECTIFIED | also and not (node.op_type == "Add" and weights & set(node.input))
+        if node.op_type not in RECTIFIED and not (node.op_type == "Add" and weights & set(node.input))
     )
     if odd:
         return f"{odd[0]} makes or mixes signs"

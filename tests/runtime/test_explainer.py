@@ -245,9 +245,11 @@ def test_a_model_that_calls_an_input_target() -> None:
         onnxplain.compile(model)
 
 
-@pytest.mark.parametrize("method", sorted(onnxplain.methods()))
+# LeNet has no mean-pooled head, which cam needs.
+@pytest.mark.parametrize("method", sorted(set(onnxplain.methods()) - {"cam"}))
 def test_a_batch_equals_its_samples(method: str) -> None:
-    explainer = onnxplain.compile(models.path("mnist_lenet"), method, reduce="maxabs,minmax")
+    options: dict[str, Any] = {"estimator": "weights"} if method.startswith("pattern-") else {}
+    explainer = onnxplain.compile(models.path("mnist_lenet"), method, reduce="maxabs,minmax", **options)
     x = RNG.uniform(0, 1, (3, 1, 28, 28)).astype(np.float32)
     together = explainer(x, target=[1, -1, 7])
     for i, target in enumerate((1, -1, 7)):

@@ -24,8 +24,6 @@ from .results import ATTRIBUTION, HEATMAP, Result, finish, info, vet
 from .scene import Scene, Stage
 from .target import Start, Target, find_head, find_output, settle, start
 
-CLASS, MAP = "lane/class", "lane/map"
-
 
 @dataclass(frozen=True)
 class Request:
@@ -92,22 +90,24 @@ def _once(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
 
 def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling) -> onnx.ModelProto:
     """The method's map averaged over samples, in a loop around its graph."""
-    if isinstance(request.target, tuple) and -1 in request.target:
+    top = request.target in ("top", -1, (-1,))  # the class of the input, not of its samples
+    if isinstance(request.target, tuple) and -1 in request.target and not top:
         raise TargetError(
             "a list of classes with -1 among them cannot be followed over samples; name the class"
         )
-    begin, maps = _maps(stage, method, "input" if request.target == "top" else request.target)
+    begin, maps = _maps(stage, method, "input" if top else request.target)
     results: list[Result] = [
-        (f"{MAP}_{i}", m, [None, *x.shape[1:]])
+        (f"{stage.g.scope}/map_{i}", m, [None, *_tail(m, x)])
         for i, (m, x) in enumerate((m, x) for row in maps for m, x in zip(row, stage.wrt, strict=True))
     ]
     names = tuple(name for name, _, _ in results)
+    classes = f"{stage.g.scope}/class"
     if begin.chosen is not None:
-        results.append((CLASS, begin.chosen, [None, 1]))
+        results.append((classes, begin.chosen, [None, 1]))
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
     inner = assemble(stage.graph, stage.g.nodes, infos)
-    added = () if request.target == "top" else begin.inputs
-    loop = Loop(stage, sampling, Inner(inner, names, CLASS if begin.chosen else None, added))
+    added = () if top else begin.inputs
+    loop = Loop(stage, sampling, Inner(inner, names, classes if begin.chosen else None, added))
     model, flat = loop.run()
     count = len(stage.wrt)
     rows = [flat[i : i + count] for i in range(0, len(flat), count)]
@@ -166,10 +166,14 @@ def _joined(rows: Sequence[Sequence[Value]], stage: Stage, g: Emit | None = None
     g = g or stage.g
     if len(rows) == 1:
         return list(rows[0])
-    return [
-        g.shaped(g.Concat(*(g.Unsqueeze(row[i], g.ints(1)) for row in rows), axis=1), x)
-        for i, x in enumerate(stage.wrt)
-    ]
+    joined = []
+    for x, *values in zip(stage.wrt, *rows, strict=True):
+        like = values[0]
+        like.shape = [None, *_tail(like, x)]
+        value = g.shaped(g.Concat(*(g.Unsqueeze(v, g.ints(1)) for v in values), axis=1), like)
+        value.shape = like.shape
+        joined.append(value)
+    return joined
 
 
 def _outputs(raw: Sequence[Value], stage: Stage, request: Request, g: Emit) -> list[Result]:
@@ -246,10 +250,13 @@ def _card(
 
 
 def recorded(value: Any) -> Any:
-    """An option as the card keeps it: an array by its shape and hash, an object by its own record."""
+    """An option as the card keeps it: an array by its shape and hash, a method by its name, an object by its own
+    record."""
     if isinstance(value, np.ndarray):
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
         return {"shape": list(value.shape), "dtype": value.dtype.name, "sha256": digest}
+    if isinstance(value, Method):
+        return value.name
     record = getattr(value, "to_record", None)
     return value if record is None else record()
 

@@ -215,7 +215,7 @@ def append(
 
 def with_weights(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto:
     """The weights, where the forward nodes are: in the model's graph, or in the body of its loop."""
-    loops = [node for node in model.graph.node if node.name == LOOP]
+    loops = [node for node in model.graph.node if node.op_type == "Loop" and node.name == LOOP]
     home = loops[0].attribute[0].g if loops else model.graph
     home.initializer.extend(graph.draft.weights.values())
     return model

@@ -1,16 +1,24 @@
-"""Find the activation that a class activation map is made of."""
+"""Find the activation that a class activation map is made of, and which of its axes holds the channels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import OptionError, nearest
 from .graph import Graph, Node, Value
 from .tape import carries, touched
 
-POOLS = frozenset({"MaxPool", "AveragePool"})
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+WINDOWS = POOLS | frozenset(
+    "Conv ConvTranspose DeformConv GlobalAveragePool GlobalMaxPool GlobalLpPool BatchNormalization "
+    "InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth".split()
+)
+"""Operators that the specification gives the layout (N, C, spatial...)."""
 MOVES = frozenset({"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"})
-"""Their outputs may have channels anywhere."""
+MIXES = frozenset("MatMul Gemm Einsum LSTM GRU RNN Attention".split())
+"""Their outputs have channels wherever the model likes."""
+AFFINE = MOVES | frozenset("Conv Add Sub Pad BatchNormalization Cast Identity Dropout Concat Slice".split())
+"""Beside products and quotients with a parameter."""
 
 
 def candidates(graph: Graph, wrt: Sequence[Value], head: Value) -> list[Value]:
@@ -35,55 +43,122 @@ def candidates(graph: Graph, wrt: Sequence[Value], head: Value) -> list[Value]:
 
 
 def find_layer(graph: Graph, wrt: Sequence[Value], head: Value, name: str | None = None) -> Value:
-    """The layer named (a tensor, or a node with one output), or the default: the last tensor (N, C, spatial...)
-    of more than one cell on every path to the head, after its activation and before a pool that follows it.
+    """The layer named (a tensor, or a node with one output), or the default: the last tensor with channels and more
+    than one cell on every path to the head, after its activation and before a pool that follows it. Its channels are
+    those that a convolution, a pool or a normalisation gave it, of any number of spatial axes and in any order: see
+    `channel_axis`.
 
     Raises OptionError when there is none, or no such name; the message lists what can be chosen.
     """
-    found = candidates(graph, wrt, head)
+    nodes = touched(graph, wrt, head)
+    axes = _made(nodes)
+    usual = [v for v in candidates(graph, wrt, head) if _spatial(v, axes.get(v.name)) and v is not head]
     if name is not None:
-        return _named(graph, wrt, head, found, name)
-    spatial = [value for value in found if _spatial(value) and not _moved(value, graph)]
-    if not spatial:
+        return _named(nodes, usual, name)
+    makers = {y.name: node for node in nodes for y in node.outputs}
+    usual = [value for value in usual if makers[value.name].op not in MOVES]
+    if not usual:
         raise OptionError(
             "layer: no activation with channels and a spatial extent lies on every path to the target; "
             "name a tensor with layer="
         )
-    chosen = spatial[-1]
-    node = _maker(graph, chosen)
-    while node is not None and node.op in POOLS and len(spatial) > 1:
-        spatial.pop()
-        chosen, node = spatial[-1], _maker(graph, spatial[-1])
+    chosen = usual.pop()
+    while makers[chosen.name].op in POOLS and usual:
+        chosen = usual.pop()
+    if _embeds(graph, wrt, head, chosen):
+        raise OptionError(
+            f"layer: the last activation with a spatial extent, {chosen.name!r}, is a linear projection of the input, "
+            "and attention mixes its cells behind it: it shows no evidence for a class. Choose another method, or "
+            "name that tensor with layer= all the same"
+        )
     return chosen
 
 
-def _named(graph: Graph, wrt: Sequence[Value], head: Value, found: Sequence[Value], name: str) -> Value:
-    values = {y.name: y for node in touched(graph, wrt, head) for y in node.outputs}
-    values |= {node.name: node.outputs[0] for node in touched(graph, wrt, head) if node.name not in values}
+def channel_axis(graph: Graph, wrt: Sequence[Value], head: Value, value: Value) -> int | None:
+    """Which axis of a tensor holds the channels, as far as the operators tell: those in WINDOWS read and write
+    (N, C, spatial...), a Transpose moves the axis, operators on elements keep it. None where they do not tell."""
+    nodes = touched(graph, wrt, head)
+    axes = _made(nodes)
+    for node in reversed(nodes):  # what a convolution reads has its channels there too
+        axis = 1 if node.op in WINDOWS else next((axes[y.name] for y in node.outputs if y.name in axes), None)
+        x = node.inputs[0] if node.op in WINDOWS else None
+        for read in node.inputs if x is None else [x]:
+            if axis is None or read.name in axes or read.shape is None or node.op in MIXES:
+                continue
+            if node.op == "Transpose":
+                axes[read.name] = (
+                    int(node.attrs["perm"][axis]) if "perm" in node.attrs else len(read.shape) - 1 - axis
+                )
+            elif node.op in WINDOWS or (
+                node.op not in MOVES and len(read.shape) == len(node.outputs[0].shape or ())
+            ):
+                axes[read.name] = axis
+    return axes.get(value.name)
+
+
+def _made(nodes: Sequence[Node]) -> dict[str, int]:
+    """Tensor -> its axis of channels, for what comes behind the first operator that has a layout."""
+    axes: dict[str, int] = {}
+    for node in nodes:
+        found = _after(node, axes)
+        for y in node.outputs:
+            if found is not None and y.shape is not None and len(y.shape) > found:
+                axes[y.name] = found
+    return axes
+
+
+def _after(node: Node, axes: Mapping[str, int]) -> int | None:
+    """The axis of channels of a node's outputs, from those of its inputs."""
+    if node.op in WINDOWS:
+        return 1
+    known = [(axes[x.name], len(x.shape)) for x in node.inputs if x.name in axes]
+    if node.op == "Transpose" and known:
+        perm = node.attrs.get("perm", range(known[0][1])[::-1])
+        return list(perm).index(known[0][0])
+    ranks = {len(y.shape) for y in node.outputs if y.shape is not None}
+    if node.op in MOVES | MIXES or len(set(known)) != 1 or ranks != {known[0][1]}:
+        return None
+    return known[0][0]
+
+
+def _embeds(graph: Graph, wrt: Sequence[Value], head: Value, layer: Value) -> bool:
+    """Whether a layer is the patch embedding of a transformer: nothing but affine operators before it, products of
+    two activations behind it."""
+    before, live = touched(graph, wrt, layer), {x.name for x in wrt}
+    for node in before:
+        scaled = node.op in ("Mul", "Div") and sum(x.name in live for x in node.inputs) == 1
+        if node.op not in AFFINE and not scaled:
+            return False
+        live.update(y.name for y in node.outputs)
+    behind, live = touched(graph, [layer], head), {layer.name}
+    for node in behind:
+        if node.op in MIXES and sum(x.name in live for x in node.inputs) > 1:
+            return True
+        live.update(y.name for y in node.outputs)
+    return False
+
+
+def _named(nodes: Sequence[Node], usual: Sequence[Value], name: str) -> Value:
+    values = {y.name: y for node in nodes for y in node.outputs}
+    values |= {node.name: node.outputs[0] for node in nodes if node.name not in values}
+    some = ", ".join(value.name for value in usual[-5:]) or "none"
     if name not in values:
-        some = [value.name for value in found if _spatial(value)][-5:]
         raise OptionError(
             f"layer: no tensor or node {name!r} between input and target{nearest(name, values)}; "
-            f"the usual ones here: {', '.join(some) or 'none'}"
+            f"the usual ones here: {some}"
         )
     chosen = values[name]
-    if chosen.shape is None or len(chosen.shape) < 3:
+    rank = len(chosen.shape or ())
+    if not carries(chosen) or rank < 3 or (rank == 3 and chosen.name not in _made(nodes)):
         raise OptionError(
-            f"layer: {name!r} has no spatial axes (shape {chosen.shape}); a map needs (N, C, spatial...)"
+            f"layer: {name!r} has no channels and spatial axes (shape {chosen.shape}); a map needs (N, C, spatial...) "
+            f"as a convolution makes it; the usual ones here: {some}"
         )
     return chosen
 
 
-def _spatial(value: Value) -> bool:
-    if value.shape is None or len(value.shape) < 4:
+def _spatial(value: Value, axis: int | None) -> bool:
+    if value.shape is None or len(value.shape) < 3 or axis is None:
         return False
-    return any(not isinstance(dim, int) or dim > 1 for dim in value.shape[2:])
-
-
-def _maker(graph: Graph, value: Value) -> Node | None:
-    return next((node for node in graph.nodes if any(y is value for y in node.outputs)), None)
-
-
-def _moved(value: Value, graph: Graph) -> bool:
-    node = _maker(graph, value)
-    return node is not None and node.op in MOVES
+    cells = [dim for i, dim in enumerate(value.shape) if i not in (0, axis)]
+    return any(not isinstance(dim, int) or dim > 1 for dim in cells)

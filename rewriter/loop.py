@@ -19,9 +19,13 @@ from onnx import TensorProto, helper
 from .draft import captured, rename_inputs
 from .emit import Emit
 from .graph import LOOP, Value, append, variable
+from .passes.shapes import tensor_type
 from .scene import Stage
 
 Opened: TypeAlias = tuple[Value, ...]
+
+INSIDE = ("initializer", "sparse_initializer", "quantization_annotation")
+"""What moves into the body with the nodes."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Sampling:
     count: stage -> m, 1-D int64 of one element. open: (stage, x) -> what the samples of x are made of; both are
     computed once, before the loop. point: (g, x, opened, k) -> samples number k (1-D int64, [l]) of every row of x:
     (l, N, ...). scale: (g, x, maps, k) -> maps (l, N, ...) times their weights. finish: (g, x, opened, means) ->
-    attribution; means[i] = 1/m Σ M^p for p = moments[i]. lanes: samples a trip. also: (g, x, opened, k, first) ->
+    attribution; means[i] = 1/m Σ M^p for p = moments[i]; centred: of M - M_0 in place of M, M_0 the map of x itself,
+    so that a variance is no difference of large numbers. lanes: samples a trip. also: (g, x, opened, k, first) ->
     tensors that the method left open, by name, for the lanes of a trip (first: 1 on trip 0, which has the lane of x
     itself, else 0).
     """
@@ -41,6 +46,7 @@ class Sampling:
     point: Callable[[Emit, Value, Opened, Value], Value]
     finish: Callable[[Emit, Value, Opened, Sequence[Value]], Value]
     moments: tuple[int, ...] = (1,)
+    centred: bool = False
     lanes: int = 4
     scale: Callable[[Emit, Value, Value, Value], Value] | None = None
     also: Callable[[Emit, Value, Opened, Value, Value], Mapping[str, Value]] | None = None
@@ -52,6 +58,7 @@ class Inner:
 
     maps: its attribution outputs, one a seed and explained input, the inputs varying fastest. chosen: its output
     that says which classes were explained, int64 (rows, 1), or None. added: inputs that the target gives it.
+    Maps have the rows of the lanes; their other sizes are their own.
     """
 
     model: onnx.ModelProto
@@ -64,6 +71,7 @@ class Inner:
 class _State:
     """A loop-carried tensor: its first value, its value entering the body and leaving it."""
 
+    name: str
     first: Value
     before: Value
     after: str
@@ -71,10 +79,6 @@ class _State:
     @property
     def kind(self) -> int:
         return int(helper.np_dtype_to_tensor_dtype(np.dtype(self.before.dtype)))
-
-
-def _state(name: str, first: Value) -> _State:
-    return _State(first, variable(f"lane/{name}/before", first.dtype, None), f"lane/{name}/after")
 
 
 class Loop:
@@ -85,25 +89,38 @@ class Loop:
         self.stage, self.sampling, self.inner = replace(stage, g=self.g), sampling, inner
         batch = stage.wrt[0].shape[0]
         rows = any(value.name == "cotangent" for value in inner.added)
-        # A batch that is fixed cannot grow lanes; cotangents may be any number of rows of one sample.
-        self.lanes = 1 if rows or isinstance(batch, int) else sampling.lanes
+        # Cotangents may be any number of rows of one sample.
+        self.lanes = 1 if rows or not grows(stage) else sampling.lanes
         self.batched = [x for x in stage.graph.inputs if x.shape and (x.shape[0] == batch or x in stage.wrt)]
+        self.beside = list(stage.inputs)
+        """Inputs of the method inside, of one row or as many as x."""
         self.count = sampling.count(self.stage)
         self.opened = {x.name: sampling.open(self.stage, x) for x in stage.wrt}
-        self.classes = None if inner.chosen is None else _state("class", self._classes())
+        self.classes = None if inner.chosen is None else self._state("class", self._classes())
+        given = {x.name for x in stage.graph.inputs}
         self.outputs = {
-            y.name: _state(f"out/{y.name}", self.g.constant(np.zeros((), y.dtype)))
+            y.name: self._state(f"out/{y.name}", self.g.constant(_nothing(y)))
             for y in stage.graph.outputs
+            if y.name not in given  # an input handed out is there already
         }
+        zeros = [self.g.number(0.0, self._x(i)) for i in range(len(inner.maps))]
         self.sums = [
-            [_state(f"sum_{i}_{p}", self.g.number(0.0, self._x(i))) for p in sampling.moments]
-            for i in range(len(inner.maps))
+            [self._state(f"sum_{i}_{p}", zero) for p in sampling.moments] for i, zero in enumerate(zeros)
         ]
+        self.centres = [self._state(f"own_{i}", zero) for i, zero in enumerate(zeros) if sampling.centred]
+
+    def _name(self, name: str) -> str:
+        return f"{self.body.scope}/{name}"
+
+    def _state(self, name: str, first: Value) -> _State:
+        before = variable(self._name(f"{name}/before"), first.dtype, None)
+        return _State(name, first, before, self._name(f"{name}/after"))
 
     @property
     def states(self) -> list[_State]:
         classes = [] if self.classes is None else [self.classes]
-        return [*classes, *self.outputs.values(), *(state for sums in self.sums for state in sums)]
+        sums = (state for states in self.sums for state in states)
+        return [*classes, *self.outputs.values(), *self.centres, *sums]
 
     def _x(self, i: int) -> Value:
         """The explained input that map number i belongs to."""
@@ -119,21 +136,17 @@ class Loop:
         seed and input; their nodes are in `self.g`."""
         g, stage = self.g, self.stage
         trips = g.Add(g.Div(g.Add(self.count, g.ints(self.lanes - 1)), g.ints(self.lanes)), g.ints(1))
-        results = [
-            variable(f"lanes/sum_{n}", state.first.dtype)
-            for n, state in enumerate(s for x in self.sums for s in x)
-        ]
-        names = ["lanes/class"] if self.classes is not None else []
-        names += [*self.outputs, *(value.name for value in results)]
+        own = {state.name: name for name, state in self.outputs.items()}
+        names = [own.get(state.name, f"{g.scope}/{state.name}") for state in self.states]
+        results = [variable(f"{g.scope}/{s.name}", s.first.dtype) for sums in self.sums for s in sums]
         node = helper.make_node(
             "Loop", [g.Squeeze(trips).name, "", *(s.first.name for s in self.states)], names, LOOP
         )
         node.attribute.append(helper.make_attribute("body", self._body()))
         model = onnx.ModelProto()
         model.CopyFrom(self.inner.model)
-        model.graph.Clear()
-        model.graph.name = stage.graph.draft.graph.name
-        model.graph.input.extend(stage.graph.draft.graph.input)
+        for field in ("node", "output", *INSIDE):
+            model.graph.ClearField(field)
         model.graph.output.extend(stage.graph.draft.graph.output)
         before, g.nodes = g.nodes, []
         inside = captured(node) | set(node.input)
@@ -146,18 +159,28 @@ class Loop:
         for i in range(len(self.sums)):
             x, sums = self._x(i), results[i * each : (i + 1) * each]
             means = [g.Div(total, g.cast(self.count, x)) for total in sums]
-            finished.append(self.sampling.finish(g, x, self.opened[x.name], means))
+            value = self.sampling.finish(g, x, self.opened[x.name], means)
+            value.shape = self._map(i).shape
+            finished.append(value)
         return finished
+
+    def _map(self, i: int) -> Value:
+        """Map number i of the inner graph."""
+        name = self.inner.maps[i]
+        info = next(value for value in self.inner.model.graph.output if value.name == name)
+        return variable(name, self._x(i).dtype, tensor_type(info).shape)
 
     def _body(self) -> onnx.GraphProto:
         g = self.body
-        trip, go = variable("lane/trip", np.dtype(np.int64), []), variable("lane/go", np.dtype(bool), [])
+        trip = variable(self._name("trip"), np.dtype(np.int64), [])
+        go = variable(self._name("go"), np.dtype(bool), [])
         i = g.Reshape(trip, g.ints(1))
         first = g.Cast(g.Equal(i, g.ints(0)), to=TensorProto.INT64)
         start = g.Mul(g.Sub(g.Add(i, first), g.ints(1)), g.ints(self.lanes))
         k = g.Range(g.Squeeze(start), g.Squeeze(g.Min(g.Mul(i, g.ints(self.lanes)), self.count)), g.scalar(1))
         width = g.Add(first, g.Shape(k))
         entering = {x.name: self._samples(x, k, first, width) for x in self.batched}
+        entering |= {x.name: self._repeated(x, self._copies(x, width)) for x in self.beside if self.lanes > 1}
         if self.sampling.also is not None:
             for x in self.stage.wrt:
                 entering |= self.sampling.also(g, x, self.opened[x.name], k, first)
@@ -170,14 +193,15 @@ class Loop:
             rows = g.rows(self.stage.wrt[0])
             leaving[self.classes.after] = g.Slice(_int64(self.inner.chosen), g.ints(0), rows, g.ints(0))
         body = onnx.GraphProto(name="lanes")
-        body.initializer.extend(self.inner.model.graph.initializer)
+        for field in INSIDE:
+            getattr(body, field).extend(getattr(self.inner.model.graph, field))
         append(body, self.stage.graph, prologue, outer=self.g.scope)
         body.node.extend(self._inner_nodes({name: value.name for name, value in entering.items()}))
         at_start = g.Cast(first, to=TensorProto.BOOL)
         append(body, self.stage.graph, g.nodes, outer=self.g.scope)
         body.node.extend(_identity(value.name, name) for name, value in leaving.items())
         body.node.extend(self._kept(at_start))
-        body.node.append(_identity(go.name, "lane/go_on"))
+        body.node.append(_identity(go.name, self._name("go_on")))
         return self._declared(body, trip, go)
 
     def _samples(self, x: Value, k: Value, first: Value, width: Value) -> Value:
@@ -197,14 +221,25 @@ class Loop:
         rows = g.Expand(g.Unsqueeze(x, g.ints(0)), g.Concat(width, ones, axis=0))
         return g.shaped(rows, x) if x.shape else g.Reshape(rows, g.ints(-1, 1))
 
+    def _copies(self, x: Value, width: Value) -> Value:
+        """1 where the fed tensor has one row for all, else one copy a lane."""
+        g = self.body
+        return g.Where(g.Equal(g.rows(x), g.ints(1)), g.ints(1), width)
+
     def _sums(self, k: Value, first: Value, width: Value) -> dict[str, Value]:
         """State name -> the sum so far, with this trip's lanes; the map of trip 0 does not count."""
         g, found = self.body, {}
-        for i, name in enumerate(self.inner.maps):
-            x = self._x(i)
-            m = variable(name, x.dtype, x.shape)
-            rows = g.Reshape(m, g.Concat(width, g.ints(-1), g.rest(x), axis=0))
+        for i in range(len(self.inner.maps)):
+            x, m = self._x(i), self._map(i)
+            rows = g.Reshape(m, g.Concat(width, g.ints(-1), g.rest(m), axis=0))
             lanes = g.Slice(rows, first, g.ints(np.iinfo(np.int64).max), g.ints(0))
+            if self.centres:
+                centre, lane = (
+                    self.centres[i],
+                    g.Squeeze(g.Slice(rows, g.ints(0), g.ints(1), g.ints(0)), g.ints(0)),
+                )
+                own = g.Where(g.Cast(first, to=TensorProto.BOOL), lane, centre.before)
+                found[centre.after], lanes = own, g.Sub(lanes, own)
             if self.sampling.scale is not None:
                 lanes = self.sampling.scale(g, x, lanes, k)
             for p, state in zip(self.sampling.moments, self.sums[i], strict=True):
@@ -217,7 +252,8 @@ class Loop:
         nodes = []
         for name, state in self.outputs.items():
             branches = {}
-            for branch, source in (("then_branch", f"lane/out/{name}"), ("else_branch", state.before.name)):
+            sources = (("then_branch", self._name(f"out/{name}")), ("else_branch", state.before.name))
+            for branch, source in sources:
                 result = f"{state.after}/{branch}"
                 value = helper.make_value_info(result, helper.make_tensor_type_proto(state.kind, None))
                 branches[branch] = helper.make_graph([_identity(source, result)], branch, [], [value])
@@ -228,22 +264,40 @@ class Loop:
         """The inner nodes with the names that the outer graph uses too exchanged."""
         graph = onnx.GraphProto()
         graph.node.extend(self.inner.model.graph.node)
-        names = entering | {name: f"lane/out/{name}" for name in self.outputs}
-        rename_inputs(graph, names)
+        made = {name for node in graph.node for name in node.output}
+        names = {name: self._name(f"out/{name}") for name in self.outputs}
+        rename_inputs(graph, entering | {old: new for old, new in names.items() if old in made})
         for node in graph.node:
             for i, name in enumerate(node.output):
                 if name in self.outputs:
                     node.output[i] = names[name]
-        return list(graph.node)
+        # An output that no node makes is a parameter.
+        return [*graph.node, *(_identity(old, new) for old, new in names.items() if old not in made)]
 
     def _declared(self, body: onnx.GraphProto, trip: Value, go: Value) -> onnx.GraphProto:
         body.input.append(helper.make_tensor_value_info(trip.name, TensorProto.INT64, []))
         body.input.append(helper.make_tensor_value_info(go.name, TensorProto.BOOL, []))
-        body.output.append(helper.make_tensor_value_info("lane/go_on", TensorProto.BOOL, []))
+        body.output.append(helper.make_tensor_value_info(self._name("go_on"), TensorProto.BOOL, []))
         for state in self.states:
             body.input.append(helper.make_tensor_value_info(state.before.name, state.kind, None))
             body.output.append(helper.make_tensor_value_info(state.after, state.kind, None))
         return body
+
+
+def grows(stage: Stage) -> bool:
+    """Whether the lanes of a trip can be one long batch. A batch that is fixed cannot grow, and of an input whose
+    rows may or may not be those of the batch nobody knows whether it takes part."""
+    leads = [x.shape[0] if x.shape else None for x in stage.graph.inputs if x.shape != []]
+    batch = stage.wrt[0].shape[0]
+    one = batch is not None or len(leads) == 1
+    known = all(isinstance(lead, int) or lead == batch for lead in leads)
+    return one and known and all(not isinstance(x.shape[0], int) for x in stage.wrt)
+
+
+def _nothing(y: Value) -> np.ndarray:
+    """What a state that carries y starts with."""
+    dtype = np.dtype(y.dtype)
+    return np.asarray("", object) if dtype.kind in "OSU" else np.zeros((), dtype)
 
 
 def _int64(name: str | None) -> Value:

@@ -62,8 +62,8 @@ class Method:
 
     rules: options -> rule set. read: the attribution, from a scene. seed: what the pass starts with.
     views: options -> how the rules see the graph. reference: the input to compare with (its activations are then
-    `site.reference`). sampling: options -> the samples that the map is averaged over, or None. of: options -> the method
-    that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
+    `site.reference`). sampling: options -> the samples that the map is averaged over, or None. of: options -> the
+    method that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
     approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
     """
 

@@ -13,7 +13,7 @@ from .draft import Dim
 from .emit import Emit
 from .errors import TargetError
 from .graph import Graph, Value, variable
-from .layers import find_layer
+from .layers import channel_axis, find_layer
 from .method import Options
 from .rules import Rules
 from .tape import Tape, linearize, pull
@@ -57,7 +57,10 @@ class Stage:
         return made
 
     def channel_axis(self, x: Value) -> int:
-        return len(x.shape) - 1 if self.preprocessing.get("layout") == "NHWC" else 1
+        """Of the channels of an input: as its description says, or else as the operators that read it tell."""
+        if "layout" in self.preprocessing:
+            return len(x.shape) - 1 if self.preprocessing["layout"] == "NHWC" else 1
+        return channel_axis(self.graph, self.wrt, self.head, x) or 1
 
     def spatial_axes(self, x: Value) -> list[int]:
         return [axis for axis in range(1, len(x.shape)) if axis != self.channel_axis(x)]

@@ -71,7 +71,7 @@ def noise(options: Options, kind: str) -> Sampling:
 
     def open_(stage: Stage, x: Value) -> Opened:
         g = stage.g
-        # As many axes as there are, and one more: a sample of one element has a range too, of 0.
+        # Without an axis to reduce, ReduceMax would take the whole batch.
         flat = g.Reshape(x, g.ints(0, -1)) if len(x.shape) > 1 else g.Unsqueeze(x, g.ints(1))
         spread = g.Sub(*(g.op(op, flat, g.ints(1), keepdims=0) for op in ("ReduceMax", "ReduceMin")))
         spread = g.Reshape(spread, g.ints(-1, *[1] * (len(x.shape) - 1)))

@@ -99,7 +99,7 @@ class Explainer:
     ) -> Result:
         """Explain a batch. more: what the method itself takes: `noise` (samples, ...), unit normal, drawn with the
         method's `seed` when it is not given; `baseline` (1 or N, ...) or `references` (K, ...) of files compiled with
-        baseline="input" or references="input".
+        baseline="input" or references="input". Where several inputs are explained each has its own: `noise/NAME`.
 
         Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
         aim = self.card.target.get("target")
@@ -110,7 +110,7 @@ class Explainer:
         feeds |= self._method_feeds(
             {name: kind for name, kind in declared.items() if name not in own}, more, feeds
         )
-        rows = max((feeds[name].shape[0] for name in own if name in feeds and feeds[name].ndim), default=1)
+        rows = self._rows([name for name in own if name in feeds and feeds[name].ndim], feeds)
         if aim == "input":
             feeds["target"] = self._classes(-1 if target is None else target, rows)
         elif target is not None:
@@ -121,11 +121,24 @@ class Explainer:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         return _result(run(self.session, feeds))
 
+    def _rows(self, own: Sequence[str], feeds: Mapping[str, Array]) -> int:
+        """Samples of the batch: rows of the inputs that share the leading dimension of `target`; without that, of
+        the inputs that any number of rows may be fed to."""
+        lead = {node.name: node.shape[0] for node in self.session.get_inputs() if node.shape}
+        batch = lead.get("target") if self.card.target.get("target") == "input" else None
+        sharing = [name for name in own if batch is not None and lead.get(name) == batch]
+        free = [name for name in own if not isinstance(lead.get(name), int)]
+        return max((feeds[name].shape[0] for name in sharing or free or own), default=1)
+
     def _of_method(self, name: str) -> bool:
         """Whether an input is the method's: what a card with samples or a reference adds to the model's own."""
         kind, options = name.split("/")[0], self.card.options
+        if name != kind and any(
+            value.name == kind for value in self.model.graph.input
+        ):  # one input is explained; NAME/... is the model's
+            return False
         if kind == "noise":
-            return "samples" in self.card.lanes
+            return "samples" in self.card.lanes and "sigma" in options
         return kind in ("baseline", "references") and options.get(kind) == "input"
 
     def _method_feeds(
@@ -138,24 +151,39 @@ class Explainer:
                     f"this file takes no {name!r}{nearest(name, declared)}; see `onnxplain show`"
                 )
         feeds = {name: _typed(value, declared[name], name) for name, value in more.items()}
-        for name, kind in declared.items():
+        for i, (name, kind) in enumerate(declared.items()):
             if name in feeds:
+                self._vet_rows(name, feeds[name], own)
                 continue
             if name.split("/")[0] != "noise":
                 raise OptionError(f"this file compares with what you give it: {name}= is missing")
-            feeds[name] = _typed(self._noise(name, own), kind, name)
+            samples = next((feeds[other].shape[0] for other in declared if other in feeds), None)
+            feeds[name] = _typed(self._noise(name, i, own, samples), kind, name)
         return feeds
 
-    def _noise(self, name: str, own: Mapping[str, Array]) -> Array:
+    def _vet_rows(self, name: str, array: Array, own: Mapping[str, Array]) -> None:
         shape = next(node.shape for node in self.session.get_inputs() if node.name == name)
-        explained = [own.get(name.partition("/")[2])] if "/" in name else list(own.values())
-        x = next((array for array in explained if array is not None and array.ndim == len(shape)), None)
-        if x is None:
+        if array.ndim != len(shape):
+            return  # said when all shapes are compared
+        rows, given = self._rows([other for other in own if own[other].ndim], own), array.shape[0]
+        if name.split("/")[0] == "baseline" and given not in (1, rows):
+            raise OptionError(f"{name}: {given} rows for {rows} samples; give one, or one a sample")
+        if not given:
+            raise OptionError(f"{name}: an array of no rows, {list(array.shape)}; give at least one")
+
+    def _noise(self, name: str, i: int, own: Mapping[str, Array], samples: int | None) -> Array:
+        """Unit normal, for explained input number i: each draws its own."""
+        shapes = {node.name: list(node.shape) for node in self.session.get_inputs()}
+        explained = [name.partition("/")[2]] if "/" in name else list(own)
+        fitting = [
+            other for other in explained if shapes.get(other, [])[1:] == shapes[name][1:] and other in own
+        ]
+        if not fitting:
             raise OptionError(f"the input that {name!r} belongs to is missing")
-        draw = np.random.default_rng(int(self.card.options.get("seed", 0)))
-        return draw.standard_normal(
-            (int(self.card.options.get("samples", 50)), *x.shape[1:]), dtype=np.float32
-        )
+        seed, rows = int(self.card.options.get("seed", 0)), int(self.card.options.get("samples", 50))
+        draw = np.random.default_rng([seed, i] if i else seed)
+        tail = own[fitting[0]].shape[1:]
+        return draw.standard_normal((rows if samples is None else samples, *tail), dtype=np.float32)
 
     def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:
         try:

@@ -22,7 +22,8 @@ ARRAYS = frozenset({".npy"})
 
 def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
     """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`) and `baseline` and
-    `references` (.npy files). Raises OptionError for a file that cannot be used, StaleError for patterns of another model."""
+    `references` (.npy files). Raises OptionError for a file that cannot be used, StaleError for patterns of another
+    model."""
     found = dict(options)
     patterns = found.get("patterns")
     if isinstance(patterns, (str, os.PathLike)):

@@ -119,7 +119,7 @@ MAPPED = ["grad-cam", "guided-grad-cam", "fem"]
 @pytest.mark.parametrize("method", SAMPLED + MAPPED)
 @pytest.mark.parametrize("name", has("gradcam_raw"))
 def test_a_batch_of_three_equals_three_single_runs(name: str, method: str) -> None:
-    options = {"steps": 6} if method == "integrated-gradients" else {}
+    options: dict[str, Any] = {"steps": 6} if method == "integrated-gradients" else {}
     made = compiled(name, method, **options)
     x, target = batch(name), np.array([[0], [-1], [2]], np.int64)
     more = {"noise": unit_noise(name)} if method in SAMPLED[1:] else {}

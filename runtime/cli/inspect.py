@@ -121,13 +121,17 @@ def _short(value: Any) -> str:
 
 
 def methods_command(
-    name: Annotated[str | None, typer.Argument(help="One method: its options and source.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One method: its options and source.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by name.")] = False,
 ) -> None:
     """List the methods, or say all about one: family, cost, options, source."""
     chosen = methods() if name is None else {name: find(name)}
     if as_json:
-        print(json.dumps({key: _record(method) for key, method in chosen.items()}, indent=2, ensure_ascii=False))
+        print(
+            json.dumps({key: _record(method) for key, method in chosen.items()}, indent=2, ensure_ascii=False)
+        )
         return
     if name is not None:
         _print_method(chosen[name])
@@ -142,7 +146,8 @@ def methods_command(
 def _record(method: Method) -> dict[str, Any]:
     keys = ("title", "family", "cost", "source", "display")
     options = {
-        key: {"default": recorded(o.default), "choices": o.choices, "help": o.help} for key, o in method.options.items()
+        key: {"default": recorded(o.default), "choices": o.choices, "help": o.help}
+        for key, o in method.options.items()
     }
     return {key: getattr(method, key) for key in keys} | {"options": options}
 

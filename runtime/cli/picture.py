@@ -37,7 +37,14 @@ from .options import (
     shapes_of,
 )
 
-DEMO = ("saliency", "guided-backprop", "integrated-gradients", "lrp.epsilon-plus", "deeplift.rescale", "grad-cam")
+DEMO = (
+    "saliency",
+    "guided-backprop",
+    "integrated-gradients",
+    "lrp.epsilon-plus",
+    "deeplift.rescale",
+    "grad-cam",
+)
 
 
 @contextmanager

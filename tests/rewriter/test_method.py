@@ -43,7 +43,9 @@ def test_the_options_of_the_inner_method_come_along() -> None:
 
 
 def test_an_option_that_neither_has_is_named_with_both() -> None:
-    with pytest.raises(OptionError, match=r"smoothgrad of saliency has no option 'gates'.*its own options are inner, "):
+    with pytest.raises(
+        OptionError, match=r"smoothgrad of saliency has no option 'gates'.*its own options are inner, "
+    ):
         find("smoothgrad").concrete({"gates": "relu"})
 
 

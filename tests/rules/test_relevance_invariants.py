@@ -148,12 +148,12 @@ def test_a_batch_equals_its_samples_in_any_order(name: str, method: str) -> None
     x = np.concatenate([rng.normal(size=x.shape), x, -2 * x]).astype(np.float32)
     made, _ = compile_model(model(name), METHODS[method], Request(options=OPTIONS[method]))
     run, target = session(made), np.array([[0], [-1], [2]], np.int64)
-    whole = run.run(["attribution"], {"x": x, "target": target})[0]
-    backwards = run.run(["attribution"], {"x": x[::-1].copy(), "target": target[::-1].copy()})[0]
+    whole = np.asarray(run.run(["attribution"], {"x": x, "target": target})[0])
+    backwards = np.asarray(run.run(["attribution"], {"x": x[::-1].copy(), "target": target[::-1].copy()})[0])
     # The same float32 arithmetic, perhaps in another order; kept apart from 0/0 by ε.
     size = np.abs(whole).reshape(3, -1).max(1)
     for i in range(3):
-        one = run.run(["attribution"], {"x": x[i : i + 1], "target": target[i : i + 1]})[0]
+        one = np.asarray(run.run(["attribution"], {"x": x[i : i + 1], "target": target[i : i + 1]})[0])
         assert np.abs(one[0] - whole[i]).max() <= 1e-4 * size[i]
         assert np.abs(backwards[2 - i] - whole[i]).max() <= 1e-4 * size[i]
 

@@ -319,7 +319,7 @@ def test_masked_scores_make_no_nan(fill: float, choice: str) -> None:
     request = Request(target="cotangent", head="prob", options={"attention": choice})
     made, _ = compile_model(model, METHODS["lrp.epsilon"], request)
     feeds = {"x": x.astype(np.float32), "cotangent": r.astype(np.float32)}
-    got = session(made).run(["attribution"], feeds)[0]
+    got = np.asarray(session(made).run(["attribution"], feeds)[0])
     assert np.isfinite(got).all() and np.abs(got).max() > 0
 
 

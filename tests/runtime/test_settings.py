@@ -46,11 +46,15 @@ def shared(names: list[str], options: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_each_method_takes_its_own_options() -> None:
     options = {"steps": 4, "gate": "relu"}
-    assert shared(["saliency", "integrated-gradients", "deconvnet"], options) == [{}, {"steps": 4}, {"gate": "relu"}]
+    assert shared(["saliency", "integrated-gradients", "deconvnet"], options) == [
+        {},
+        {"steps": 4},
+        {"gate": "relu"},
+    ]
 
 
 def test_an_option_of_none_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(OptionError, match="no method here has an option 'step'.*did you mean 'steps'"):
+    with pytest.raises(OptionError, match=r"no method here has an option 'step'.*did you mean 'steps'"):
         shared(["saliency", "integrated-gradients"], {"step": 4})
 
 

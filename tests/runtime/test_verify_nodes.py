@@ -29,7 +29,7 @@ from tests.runtime.tampering import net
 
 
 def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    return list(create_session(serialize(model)).run(None, dict(feeds)))
+    return [np.asarray(value) for value in create_session(serialize(model)).run(None, dict(feeds))]
 
 
 def layer() -> onnx.ModelProto:

@@ -67,7 +67,8 @@ def path(options: Options) -> Sampling:
 
 def noise(options: Options, kind: str) -> Sampling:
     """x + σ ε_i, σ = sigma (max x - min x) of each sample, ε the unit normal input `noise` (m, ...), one m for all
-    samples of the batch. kind "mean": mean M_i; "square": mean M_i²; "variance": mean M_i² - (mean M_i)², at least 0."""
+    samples of the batch. kind "mean": mean M_i; "square": mean M_i²; "variance": mean M_i² - (mean M_i)², at least
+    0."""
 
     def open_(stage: Stage, x: Value) -> Opened:
         g = stage.g

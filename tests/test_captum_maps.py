@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,9 @@ def test_the_two_networks_agree(name: str) -> None:
     assert distance(z, attributed(lambda: oracle(name)(wide(picture())))) < 1e-5
 
 
-@pytest.mark.parametrize(("rule", "captums"), [("midpoint", "riemann_middle"), ("gauss-legendre", "gausslegendre")])
+@pytest.mark.parametrize(
+    ("rule", "captums"), [("midpoint", "riemann_middle"), ("gauss-legendre", "gausslegendre")]
+)
 @pytest.mark.parametrize("name", NETS)
 def test_integrated_gradients(name: str, rule: str, captums: str) -> None:
     x, base = picture(), floats(1, 3, SIZE, SIZE, seed=22) * np.float32(0.3)
@@ -179,7 +181,7 @@ def test_noise_tunnel(name: str, method: str, inner: str, monkeypatch: pytest.Mo
             wide(x), nt_type=METHODS[method], nt_samples=6, stdevs=sigma * spread, target=CLASS, **more
         )
     )
-    gate = {"gate": "relu"} if inner == "guided-backprop" else {}
+    gate: dict[str, Any] = {"gate": "relu"} if inner == "guided-backprop" else {}
     got = explained(model(name), method, x, noise=eps, sigma=sigma, inner=inner, **gate)
     assert distance(got, want) < TOLERANCE
 
@@ -193,9 +195,8 @@ def test_grad_cam(name: str, relu: bool) -> None:
     x = picture()
     layer = last(name)
     for c in range(7):
-        want = attributed(
-            lambda c=c: LayerGradCam(oracle(name), layer).attribute(wide(x), target=c, relu_attributions=relu)
-        )
+        theirs = LayerGradCam(oracle(name), layer)
+        want = attributed(partial(theirs.attribute, wide(x), target=c, relu_attributions=relu))
         if want.any():
             got = explained(model(name), "grad-cam", x, c, relu=relu, upsample=False)
             assert distance(got, want) < TOLERANCE
@@ -206,11 +207,8 @@ def test_guided_grad_cam(name: str) -> None:
     x, layer = picture(), last(name)
     seen = 0
     for c in range(7):
-        want = attributed(
-            lambda c=c: GuidedGradCam(oracle(name), layer).attribute(
-                wide(x), target=c, interpolate_mode="bilinear"
-            )
-        )
+        theirs = GuidedGradCam(oracle(name), layer)
+        want = attributed(partial(theirs.attribute, wide(x), target=c, interpolate_mode="bilinear"))
         if np.abs(want).max() > 0:
             seen += 1
             assert distance(explained(model(name), "guided-grad-cam", x, c, gate="relu"), want) < TOLERANCE

@@ -126,8 +126,8 @@ def attributed(make: Callable[[], Any]) -> Array:
 
 
 def explained(source: onnx.ModelProto, method: str, x: Array, target: int = CLASS, **more: Any) -> Array:
-    """Arrays among `more` are fed, the rest are options."""
-    fed = {name: value for name, value in more.items() if isinstance(value, np.ndarray)}
+    """`noise` is fed, the rest are options."""
+    fed = {name: value for name, value in more.items() if name == "noise"}
     options = {name: value for name, value in more.items() if name not in fed}
     made, _ = compile_model(source, find(method), Request(target=target, options=options))
     return run(made, {source.graph.input[0].name: x, **fed})["attribution"]

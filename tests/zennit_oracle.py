@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -17,24 +16,23 @@ torch = pytest.importorskip("torch")
 
 
 def _zennit() -> Any:
-    """zennit.layer. zennit imports classes of torchvision for its canonizers, which are not used here: where it is not
-    installed, empty ones stand in while zennit is imported."""
+    """zennit.layer. zennit imports classes of torchvision for its canonizers, which are not used here: empty ones stand
+    in while zennit is imported, since a torchvision for CUDA cannot be imported beside a torch for the CPU."""
     blocks = {"models.resnet": ("Bottleneck", "BasicBlock"), "models.vgg": ("VGG",)}
-    made = {}
-    if importlib.util.find_spec("torchvision") is None:
-        made = {
-            f"torchvision{path}": ModuleType(path)
-            for path in ("", ".models", *(f".{name}" for name in blocks))
-        }
-        for name, classes in blocks.items():
-            for kind in classes:
-                setattr(made[f"torchvision.{name}"], kind, type(kind, (torch.nn.Module,), {}))
+    made = {
+        f"torchvision{path}": ModuleType(path) for path in ("", ".models", *(f".{name}" for name in blocks))
+    }
+    for name, classes in blocks.items():
+        for kind in classes:
+            setattr(made[f"torchvision.{name}"], kind, type(kind, (torch.nn.Module,), {}))
+    before = {name: sys.modules.pop(name) for name in made if name in sys.modules}
     sys.modules.update(made)
     try:
         return pytest.importorskip("zennit.layer")
     finally:
         for name in made:
             del sys.modules[name]
+        sys.modules.update(before)
 
 
 layer = _zennit()

@@ -2,8 +2,8 @@
 captum's own tests publish.
 
 torch computes in float64, onnxruntime in float32: where an activation lies within rounding of a kink the two take
-different pieces, and single units switch. Measured relative L2 distances: 2e-7 to 3e-4; 2e-3 is accepted, where the
-smallest difference of definition (other nodes, another layer, another start) gives more than 0.05.
+different pieces, and single units switch. Relative L2 distances measured: 4e-8 to 3e-6, with a switch 7e-4; 2e-3 is
+accepted, where other nodes on the path of integrated gradients are 0.09 apart.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def operator(node: onnx.NodeProto, x: list[Any]) -> Any:
     if node.op_type == "Conv":
         pads = given["pads"]
         assert pads[:2] == pads[2:]
+        if given.get("group", 1) == x[1].shape[0] > 1:
+            return depthwise(x[0], x[1][:, 0], x[2] if len(x) > 2 else None, given["strides"], pads[:2])
         return f.conv2d(x[0], x[1], x[2] if len(x) > 2 else None, stride=given["strides"], padding=pads[:2],
                         groups=given.get("group", 1))  # fmt: skip
     if node.op_type == "MaxPool":
@@ -99,6 +101,19 @@ def operator(node: onnx.NodeProto, x: list[Any]) -> Any:
         "GlobalAveragePool": lambda: x[0].mean((2, 3), keepdim=True),
     }
     return plain[node.op_type]()
+
+
+def depthwise(x: Any, w: Any, b: Any, strides: list[int], pads: list[int]) -> Any:
+    """Tap by tap: in float64 torch's own takes a thousand times as long."""
+    x = torch.nn.functional.pad(x, [pads[1], pads[1], pads[0], pads[0]])
+    (h, k), (sy, sx) = w.shape[1:], strides
+    rows, columns = (x.shape[2] - h) // sy + 1, (x.shape[3] - k) // sx + 1
+    y: Any = 0
+    for i in range(h):
+        for j in range(k):
+            part = x[:, :, i : i + sy * (rows - 1) + 1 : sy, j : j + sx * (columns - 1) + 1 : sx]
+            y = y + part * w[:, i, j, None, None]
+    return y if b is None else y + b[:, None, None]
 
 
 @cache
@@ -160,7 +175,7 @@ def test_integrated_gradients(name: str, rule: str, captums: str) -> None:
     got = explained(model(name), "integrated-gradients", x, steps=16, rule=rule, baseline=base)
     assert distance(got, want) < TOLERANCE
     other = explained(model(name), "integrated-gradients", x, steps=16, rule="trapezoid", baseline=base)
-    assert distance(other, want) > TOLERANCE
+    assert distance(other, want) > 0.05
 
 
 METHODS = {"smoothgrad": "smoothgrad", "smoothgrad-squared": "smoothgrad_sq", "vargrad": "vargrad"}
@@ -194,7 +209,7 @@ LAST = {"vgg11": "Relu", "resnet18": "Relu", "mobilenet_v2": "Clip"}
 def test_grad_cam(name: str, relu: bool) -> None:
     x = picture()
     layer = last(name)
-    for c in range(7):
+    for c in range(3):
         theirs = LayerGradCam(oracle(name), layer)
         want = attributed(partial(theirs.attribute, wide(x), target=c, relu_attributions=relu))
         if want.any():
@@ -206,7 +221,7 @@ def test_grad_cam(name: str, relu: bool) -> None:
 def test_guided_grad_cam(name: str) -> None:
     x, layer = picture(), last(name)
     seen = 0
-    for c in range(7):
+    for c in range(3):
         theirs = GuidedGradCam(oracle(name), layer)
         want = attributed(partial(theirs.attribute, wide(x), target=c, interpolate_mode="bilinear"))
         if np.abs(want).max() > 0:

@@ -16,9 +16,12 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxplain.rewriter.compile import Request, compile_model
+from onnxplain.rewriter.errors import OptionError
 from onnxplain.rules.readouts import readout
 from onnxplain.rules.registry import find
 
+from .test_emitted import picture, source
+from .test_emitted import run as plain
 from .test_golden import DATA, EXACT, TOLERANCE, batch, chosen, error, gates, golden, image, model, run
 
 SIGMA = 0.2
@@ -146,3 +149,38 @@ def test_constant_inputs_give_finite_maps(name: str, method: str) -> None:
         assert np.array_equal(got["attribution"][0], np.zeros_like(x[0])), "x equals the baseline"
     if method == "vargrad":
         assert float(got["attribution"].max()) == 0.0, "without a range there is no noise"
+
+
+BIT = [
+    *NAMES,
+    "i2i",
+    "sr",
+    "mnist_lenet",
+    "selfie_segmentation",
+    "style07_instancenorm",
+    "efficientnet_lite0",
+]
+
+
+@pytest.mark.parametrize("method", SAMPLED + MAPPED)
+@pytest.mark.parametrize("name", BIT)
+def test_outputs_of_the_model_are_unchanged_to_the_bit(name: str, method: str) -> None:
+    """Without graph optimisation, on nets of every kind; and the weights are in the file once."""
+    before = source(name)
+    options = {"steps": 2} if method == "integrated-gradients" else {}
+    try:
+        made, _ = compile_model(before, find(method), Request(options=options))
+    except OptionError as error:  # no layer with cells: the tests of layers say which nets have none
+        assert method in MAPPED
+        assert "no activation with channels" in str(error)
+        return
+    given = picture(before)
+    (x,) = given.values()
+    more = {"noise": np.ones((2, *x.shape[1:]), np.float32)} if method in SAMPLED[1:] else {}
+    after = plain(made, {**given, "target": np.full((len(x), 1), -1, np.int64), **more})
+    for output, value in plain(before, given).items():
+        assert after[output].dtype == value.dtype
+        assert np.array_equal(after[output], value), output
+    assert after["attribution"].shape == x.shape
+    assert np.isfinite(after["attribution"]).all()
+    assert made.ByteSize() < 1.03 * before.ByteSize() + 200_000

@@ -15,12 +15,12 @@ from .card import Card
 from .draft import Dim
 from .emit import Emit, tail_of
 from .errors import OptionError, TargetError, nearest
-from .graph import Graph, Value, append, assemble, prepare, with_weights
+from .graph import Graph, Value, append, assemble, declared, prepare, with_weights
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .method import Method, Reduce
 from .mirror import mirror
-from .results import ATTRIBUTION, HEATMAP, Result, finish, info, vet
+from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
 from .target import Start, Target, find_head, find_output, settle, start
 
@@ -83,8 +83,8 @@ def _once(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
     begin, maps = _maps(stage, method, request.target)
     results = _outputs(_joined(maps, stage), stage, request, stage.g)
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
-    model = assemble(stage.graph, stage.g.nodes, infos)
-    model.graph.input.extend(info(value) for value in (*begin.inputs, *stage.inputs))
+    model = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
+    model.graph.input.extend(declared(value) for value in (*begin.inputs, *stage.inputs))
     return model
 
 
@@ -105,7 +105,7 @@ def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling)
     if begin.chosen is not None:
         results.append((classes, begin.chosen, [None, 1]))
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
-    inner = assemble(stage.graph, stage.g.nodes, infos)
+    inner = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
     added = () if top else begin.inputs
     loop = Loop(stage, sampling, Inner(inner, names, classes if begin.chosen else None, added))
     model, flat = loop.run()
@@ -114,7 +114,7 @@ def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling)
     results = _outputs(_joined(rows, stage, loop.g), stage, request, loop.g)
     model.graph.output.extend(finish(loop.g, results, _taken(stage, begin), request.provider))
     append(model.graph, stage.graph, loop.g.nodes)
-    model.graph.input.extend(info(value) for value in (*added, *stage.inputs))
+    model.graph.input.extend(declared(value) for value in (*added, *stage.inputs))
     return model
 
 
@@ -126,6 +126,7 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
         seeds = begin.seeds
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
+    g.lead = begin.inputs[0].shape[0] if target == "cotangent" else stage.wrt[0].shape[0]
     scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
 

@@ -31,6 +31,10 @@ class Emit:
         self.graph, self.scope = graph, scope
         self.nodes: list[Node] = []
         self.notes: list[str] = list(graph.draft.notes)
+        self.lead: int | str | None = None
+        """Rows of the cotangents, as the file calls them; None where nobody knows."""
+        self.stated: list[Value] = []
+        """Tensors whose type the file states, where onnxruntime's inference loses their rows."""
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._at = ""
         self._count = 0
@@ -123,11 +127,12 @@ class Emit:
         tail = tail_of(x)
         return self.ints(*tail) if tail is not None else self.Shape(x, start=1)
 
-    def shaped(self, ct: Value, x: Value) -> Value:
-        """ct reshaped to x, whatever its number of rows."""
+    def shaped(self, ct: Value, x: Value, *, rows: bool = False) -> Value:
+        """ct reshaped to x, whatever its number of rows. rows: the first axis stays as it is; said in the file, the
+        size of the batch is still known to be that of the model's input."""
         tail = tail_of(x)
         shape = (
-            self.ints(-1, *tail)
+            self.ints(0 if rows else -1, *tail)
             if tail is not None
             else self.Concat(self.ints(-1), self.Shape(x, start=1), axis=0)
         )
@@ -151,6 +156,13 @@ class Emit:
         rank = len(x.shape) if x.shape is not None else 0
         axis = axis % rank if rank else axis
         return self.Shape(x, start=axis, end=axis + 1)
+
+    def state(self, v: Value, tail: Sequence[int]) -> Value:
+        """v, whose type the file will state: a cotangent with these sizes behind its rows."""
+        if self.lead is not None:
+            v.shape = [self.lead, *tail]
+            self.stated.append(v)
+        return v
 
     def total(self, values: Sequence[Value]) -> Value:
         value = values[0]

@@ -179,13 +179,43 @@ def proto(node: Node) -> onnx.NodeProto:
     return made
 
 
-def assemble(graph: Graph, nodes: Iterable[Node], outputs: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
-    """The forward model with emitted nodes, their constants and extra outputs added; weights come last, once."""
+def assemble(
+    graph: Graph,
+    nodes: Sequence[Node],
+    outputs: Iterable[onnx.ValueInfoProto],
+    stated: Sequence[Value] = (),
+) -> onnx.ModelProto:
+    """The forward model with emitted nodes, their constants and extra outputs added; weights come last, once. stated:
+    emitted tensors whose types are written down."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.draft.model)
+    made = {id(y) for node in nodes for y in node.outputs}
+    model.graph.value_info.extend(_rows(graph))
+    model.graph.value_info.extend(declared(value) for value in stated if id(value) in made)
     append(model.graph, graph, nodes)
     model.graph.output.extend(outputs)
     return model
+
+
+RESHAPING = frozenset({"Reshape", "Expand", "Tile"})
+
+
+def _rows(graph: Graph) -> list[onnx.ValueInfoProto]:
+    """The types of tensors that still count the samples of the batch, where onnxruntime's own inference loses sight of
+    it. Two tensors stay in the blocked layout together only if it knows that they have the same rows."""
+    outputs = {value.name for value in graph.outputs}
+    made = [y for node in graph.nodes if node.op in RESHAPING and not node.domain for y in node.outputs]
+    return [
+        declared(y)
+        for y in made
+        if y.dtype is not None and y.shape and isinstance(y.shape[0], str) and y.name not in outputs
+    ]
+
+
+def declared(value: Value) -> onnx.ValueInfoProto:
+    """Its name, type and shape as a file states them."""
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+    return helper.make_tensor_value_info(value.name, element, value.shape)
 
 
 def append(

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from .draft import captured, rename_inputs
 from .emit import Emit
-from .graph import LOOP, Value, append, variable
+from .graph import LOOP, Value, append, declared, variable
 from .passes.shapes import tensor_type
 from .scene import Stage
 
@@ -145,7 +145,7 @@ class Loop:
         node.attribute.append(helper.make_attribute("body", self._body()))
         model = onnx.ModelProto()
         model.CopyFrom(self.inner.model)
-        for field in ("node", "output", *INSIDE):
+        for field in ("node", "output", "value_info", *INSIDE):
             model.graph.ClearField(field)
         model.graph.output.extend(stage.graph.draft.graph.output)
         before, g.nodes = g.nodes, []
@@ -197,6 +197,8 @@ class Loop:
             getattr(body, field).extend(getattr(self.inner.model.graph, field))
         append(body, self.stage.graph, prologue, outer=self.g.scope)
         body.node.extend(self._inner_nodes({name: value.name for name, value in entering.items()}))
+        body.value_info.extend(self.inner.model.graph.value_info)
+        body.value_info.extend(declared(_like(entering[x.name], x)) for x in self.batched)
         at_start = g.Cast(first, to=TensorProto.BOOL)
         append(body, self.stage.graph, g.nodes, outer=self.g.scope)
         body.node.extend(_identity(value.name, name) for name, value in leaving.items())
@@ -298,6 +300,10 @@ def _nothing(y: Value) -> np.ndarray:
     """What a state that carries y starts with."""
     dtype = np.dtype(y.dtype)
     return np.asarray("", object) if dtype.kind in "OSU" else np.zeros((), dtype)
+
+
+def _like(value: Value, x: Value) -> Value:
+    return variable(value.name, x.dtype, x.shape)
 
 
 def _int64(name: str | None) -> Value:

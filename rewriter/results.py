@@ -11,7 +11,7 @@ from onnx import helper
 from .draft import Dim
 from .emit import Emit
 from .errors import ModelError
-from .graph import Graph, Value
+from .graph import Graph, Value, declared
 from .passes.lower import lower
 from .passes.share import share
 
@@ -35,12 +35,7 @@ def finish(g: Emit, results: Sequence[Result], taken: set[str], provider: str) -
     g.nodes, finals = share(g.nodes, named)
     nodes, finals = lower(g, finals, provider)
     g.nodes, finals = share(nodes, finals)
-    return [info(value) for value in finals]
-
-
-def info(value: Value) -> onnx.ValueInfoProto:
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
-    return helper.make_tensor_value_info(value.name, element, value.shape)
+    return [declared(value) for value in finals]
 
 
 def vet(model: onnx.ModelProto, graph: Graph) -> None:

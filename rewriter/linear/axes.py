@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
-from ..emit import Emit
+from ..emit import Emit, tail_of
 from ..graph import Value
 
 END = 2**31 - 1
@@ -21,7 +22,13 @@ class Shaped:
         return g.shaped(t, self.y)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        return g.shaped(ct, self.x)
+        return g.shaped(ct, self.x, rows=same_rows(self.x, self.y))
+
+
+def same_rows(x: Value, y: Value) -> bool:
+    """Whether a reshape between x and y leaves the first axis alone, as far as is known: a row stays a row."""
+    tails = tail_of(x), tail_of(y)
+    return None not in tails and prod(tails[0] or ()) == prod(tails[1] or ()) != 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Reduced:
         kept = ct if self.keepdims else g.Unsqueeze(ct, g.ints(*self.axes))
         if 0 in self.axes:
             return g.Expand(kept, g.Shape(self.x))
-        return g.spread(kept, self.x)
+        return g.primitive("Spread", kept, self.x, axes=list(self.axes))
 
 
 @dataclass(frozen=True)

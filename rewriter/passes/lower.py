@@ -1,7 +1,7 @@
 """Spell the semantic primitives in standard operators.
 
-`portable` is the only table so far: forms that every onnxruntime build has kernels for. A rule never knows
-which table is used.
+A table a provider; a rule never knows which one is used. `portable` has the forms that every onnxruntime build has
+kernels for, and is the default for files that travel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TypeAlias
 from ..emit import PRIVATE, Emit
 from ..errors import OptionError, nearest
 from ..graph import Node, Value
-from .primitives import data_gradient, step_mask, window_spread, winner_put, winner_take
+from . import blocked
+from .primitives import data_gradient, spread, step_mask, window_spread, winner_put, winner_take
 from .share import reconnect
 
 Lowering: TypeAlias = Callable[[Emit, Node], Value]
@@ -23,9 +24,17 @@ PORTABLE: dict[str, Lowering] = {
     "WinnerTake": winner_take,
     "WinnerPut": winner_put,
     "WindowSpread": window_spread,
+    "Spread": spread,
 }
 
-TABLES: dict[str, Mapping[str, Lowering]] = {"portable": PORTABLE}
+CPU: dict[str, Lowering] = PORTABLE | {
+    "StepMask": blocked.step,
+    "DataGradient": blocked.gradient,
+    "WindowSpread": blocked.window,
+    "Spread": blocked.repeated,
+}
+
+TABLES: dict[str, Mapping[str, Lowering]] = {"portable": PORTABLE, "cpu": CPU}
 
 
 def lower(g: Emit, outputs: Sequence[Value], provider: str = "portable") -> tuple[list[Node], list[Value]]:

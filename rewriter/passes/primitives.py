@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,8 @@ def data_gradient(g: Emit, node: Node) -> Value:
     """
     ct, w, x = node.inputs
     geometry = dict(node.attrs)
-    strides, dilations, pads = (list(geometry[key]) for key in ("strides", "dilations", "pads"))
-    kernel, rank = list(geometry["kernel_shape"]), len(strides)
-    extent = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
+    strides, pads = list(geometry["strides"]), list(geometry["pads"])
+    rank, extent = len(strides), extents(geometry)
     flipped = [extent[i % rank] - 1 - pads[i] for i in range(2 * rank)]
     shape: list[int] | None = static_shape(w)
     few = shape is not None and shape[1] * geometry["group"] < FEW_CHANNELS
@@ -45,6 +45,11 @@ def data_gradient(g: Emit, node: Node) -> Value:
         return g.ConvTranspose(ct, w, output_padding=extra, **geometry)
     full = g.ConvTranspose(ct, w, output_padding=[stride - 1 for stride in strides], **geometry)
     return _cut(g, full, x, rank)
+
+
+def extents(geometry: Mapping[str, Any]) -> list[int]:
+    """Cells from the first to the last one that a filter reads, along each axis."""
+    return [d * (k - 1) + 1 for d, k in zip(geometry["dilations"], geometry["kernel_shape"], strict=True)]
 
 
 def static_shape(v: Value) -> list[int] | None:
@@ -72,6 +77,12 @@ def flip(g: Emit, w: Value, group: int) -> Value:
 def _cut(g: Emit, v: Value, x: Value, rank: int) -> Value:
     axes = g.ints(*range(2, 2 + rank))
     return g.Slice(v, g.ints(*[0] * rank), g.Shape(x, start=2), axes)
+
+
+def spread(g: Emit, node: Node) -> Value:
+    """Spread(ct, x; axes): ct, of size 1 along axes, repeated to the sizes of x there."""
+    ct, x = node.inputs
+    return g.spread(ct, x)
 
 
 def winner_take(g: Emit, node: Node) -> Value:

@@ -16,11 +16,11 @@ import onnx
 from ...rewriter.compile import Request, open_stage
 from ...rewriter.emit import Emit
 from ...rewriter.errors import NotLinearError
-from ...rewriter.graph import Value, assemble, with_weights
+from ...rewriter.graph import Value, assemble, declared, with_weights
 from ...rewriter.linear import Linear
 from ...rewriter.load import Source
 from ...rewriter.method import Method
-from ...rewriter.results import Result, finish, info
+from ...rewriter.results import Result, finish
 from ...rewriter.scene import Stage
 from ...rewriter.site import Refuse, Site
 from ...rewriter.tape import Step, Tape
@@ -224,7 +224,7 @@ def _numbers(
     taken = set(stage.graph.values) | {value.name for value in inputs}
     infos = finish(g, results, taken, request.provider)
     made = assemble(stage.graph, g.nodes, infos)
-    made.graph.input.extend(info(value) for value in inputs)
+    made.graph.input.extend(declared(value) for value in inputs)
     del made.graph.output[: len(stage.graph.outputs)]
     model = with_weights(made, stage.graph)
     names = {value.name for value in model.graph.input}

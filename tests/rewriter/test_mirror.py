@@ -19,7 +19,7 @@ from onnxplain.rewriter.errors import UnsupportedError
 from onnxplain.rewriter.graph import Graph, Node, Value, assemble, prepare, with_weights
 from onnxplain.rewriter.mirror import mirror
 from onnxplain.rewriter.passes.share import share
-from onnxplain.rewriter.results import info
+from onnxplain.rewriter.graph import declared
 from onnxplain.rewriter.tape import touched
 from onnxplain.rules.methods_deeplift import DEEPLIFT_RESCALE
 from onnxplain.rules.registry import find
@@ -51,8 +51,8 @@ def mirrored(model: onnx.ModelProto, rows: int | str = 1) -> tuple[Graph, Graph,
                 final.name, final.dtype, final.shape = f"twin/{y.name}", y.dtype, None
                 results.append(final)
     g.nodes, finals = share(g.nodes, results)
-    made = assemble(graph, g.nodes, [info(value) for value in finals])
-    made.graph.input.append(info(given))
+    made = assemble(graph, g.nodes, [declared(value) for value in finals])
+    made.graph.input.append(declared(given))
     return graph, after, g, with_weights(made, graph)
 
 
@@ -68,7 +68,7 @@ def every_value(model: onnx.ModelProto, x: NDArray[np.float32]) -> Mapping[str, 
     (source,) = (value for value in graph.inputs if value.name == "x")
     values = [y for node in touched(graph, [source], graph.outputs[0]) for y in node.outputs if y.name]
     known = {y.name for y in graph.outputs}
-    made = assemble(graph, [], [info(y) for y in values if y.name not in known])
+    made = assemble(graph, [], [declared(y) for y in values if y.name not in known])
     return run(with_weights(made, graph), {"x": x})
 
 
@@ -279,7 +279,7 @@ def test_operators_that_are_functions_to_onnxruntime_fold_too(name: str, tmp_pat
     assert after.twin is not None
     final = g.Add(graph.outputs[0], after.twin(graph.nodes[-1]).outputs[0])
     final.name, final.shape = "both", ["N", 4, 3, 3]
-    made = with_weights(assemble(graph, g.nodes, [info(final)]), graph)
+    made = with_weights(assemble(graph, g.nodes, [declared(final)]), graph)
     plain = [node.op_type for node in optimised(model, tmp_path / "plain.onnx").graph.node]
     ops = [node.op_type for node in optimised(made, tmp_path / "both.onnx").graph.node]
     assert sorted(ops) == sorted([*plain, "Add"])

@@ -126,6 +126,7 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
         seeds = begin.seeds
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
+    g.seeds += seeds
     g.lead = begin.inputs[0].shape[0] if target == "cotangent" else stage.wrt[0].shape[0]
     scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]

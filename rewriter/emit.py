@@ -31,6 +31,8 @@ class Emit:
         self.graph, self.scope = graph, scope
         self.nodes: list[Node] = []
         self.notes: list[str] = list(graph.draft.notes)
+        self.seeds: list[Value] = []
+        """The cotangents that backward passes start with."""
         self.lead: int | str | None = None
         """Rows of the cotangents, as the file calls them; None where nobody knows."""
         self.stated: list[Value] = []

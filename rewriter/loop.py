@@ -197,14 +197,24 @@ class Loop:
             getattr(body, field).extend(getattr(self.inner.model.graph, field))
         append(body, self.stage.graph, prologue, outer=self.g.scope)
         body.node.extend(self._inner_nodes({name: value.name for name, value in entering.items()}))
-        body.value_info.extend(self.inner.model.graph.value_info)
-        body.value_info.extend(declared(_like(entering[x.name], x)) for x in self.batched)
+        body.value_info.extend(self._rows(entering))
         at_start = g.Cast(first, to=TensorProto.BOOL)
         append(body, self.stage.graph, g.nodes, outer=self.g.scope)
         body.node.extend(_identity(value.name, name) for name, value in leaving.items())
         body.node.extend(self._kept(at_start))
         body.node.append(_identity(go.name, self._name("go_on")))
         return self._declared(body, trip, go)
+
+    def _rows(self, entering: Mapping[str, Value]) -> list[onnx.ValueInfoProto]:
+        """The stated types, under another name for the rows: a trip has not as many as the input."""
+        found = [*self.inner.model.graph.value_info]
+        found += [declared(variable(entering[x.name].name, x.dtype, x.shape)) for x in self.batched]
+        rows = self.stage.wrt[0].shape[0]
+        for value in found:
+            lead = value.type.tensor_type.shape.dim[0]
+            if isinstance(rows, str) and lead.dim_param == rows:
+                lead.dim_param = self._name("rows")
+        return found
 
     def _samples(self, x: Value, k: Value, first: Value, width: Value) -> Value:
         """The rows of one trip: on trip 0 x itself, later the samples k; an input that is not explained is
@@ -300,10 +310,6 @@ def _nothing(y: Value) -> np.ndarray:
     """What a state that carries y starts with."""
     dtype = np.dtype(y.dtype)
     return np.asarray("", object) if dtype.kind in "OSU" else np.zeros((), dtype)
-
-
-def _like(value: Value, x: Value) -> Value:
-    return variable(value.name, x.dtype, x.shape)
 
 
 def _int64(name: str | None) -> Value:

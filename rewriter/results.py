@@ -12,6 +12,7 @@ from .draft import Dim
 from .emit import Emit
 from .errors import ModelError
 from .graph import Graph, Value, declared
+from .passes.factor import factor
 from .passes.lower import lower
 from .passes.share import share
 
@@ -33,6 +34,8 @@ def finish(g: Emit, results: Sequence[Result], taken: set[str], provider: str) -
         final.name, final.shape = name, shape
         named.append(final)
     g.nodes, finals = share(g.nodes, named)
+    g.nodes, finals = factor(g, finals)
+    g.nodes, finals = share(g.nodes, finals)
     nodes, finals = lower(g, finals, provider)
     g.nodes, finals = share(nodes, finals)
     return [declared(value) for value in finals]

@@ -38,18 +38,15 @@ class Stabiliser:
     epsilon: float = EPSILON
     mode: str = ABSOLUTE
 
-    def inverse(self, g: Emit, z: Value) -> Value:
-        """1 / (z + ε s(z)); 0 where that is 0, which only happens without an absolute ε."""
-        if self.epsilon == 0:
-            return reciprocal(g, z)
-        positive = g.GreaterOrEqual(z, 0.0)
-        if self.mode == ABSOLUTE:
-            return g.Reciprocal(
-                g.Add(z, g.Where(positive, g.number(self.epsilon, z), g.number(-self.epsilon, z)))
-            )
+    def inverse(self, g: Emit, z: Value, *, positive: bool = False) -> Value:
+        """1 / (z + ε s(z)); 0 where that is 0, which only happens without an absolute ε. positive: z >= 0."""
+        if self.epsilon == 0 or self.mode == ABSOLUTE:
+            inverse: Value = g.primitive("Inverse", z, epsilon=self.epsilon, positive=int(positive))
+            inverse.shape = z.shape
+            return inverse
         mean = g.ReduceMean(g.Mul(z, z), self._rest(g, z), keepdims=1)
         shift = g.Mul(g.Sqrt(mean), self.epsilon)
-        return reciprocal(g, g.Add(z, g.Where(positive, shift, g.Neg(shift))))
+        return reciprocal(g, g.Add(z, g.Where(g.GreaterOrEqual(z, 0.0), shift, g.Neg(shift))))
 
     def _rest(self, g: Emit, z: Value) -> Value:
         """Every axis but the first."""
@@ -142,17 +139,18 @@ class Layer:
         bias: Value | None = None,
         z: Value | None = None,
         factor: Value | float | None = None,
+        positive: bool = False,
     ) -> Local:
         """R shared among terms V v in proportion to z = Σ V v + bias: R_x = Σ v ⊙ Vᵀ(factor R / stab(z)).
 
-        z: given where it is known already. bias counts as the setting `bias` says; the offset is its share.
+        z: given where it is known already; positive: it cannot be negative. bias counts as the setting `bias` says; the offset is its share.
         """
         g, mode = self.g, self.told.bias
         if z is None:
             z = g.total([part.push(g, v) for v, part in terms])
             z = z if bias is None or mode == IGNORE else g.Add(z, bias)
             z.shape = self.site.y.shape
-        quotient = self.told.stabiliser.inverse(g, z)
+        quotient = self.told.stabiliser.inverse(g, z, positive=positive)
         if factor is not None:
             quotient = g.Mul(quotient, factor)
         chains = [Chain(Scale(v), part) for v, part in terms]
@@ -216,7 +214,8 @@ def alpha_beta(n: Layer) -> Local:
     """α of R to the positive contributions, -β to the negative ones, α - β = 1. The bias is one of its sign."""
     g, plus, minus = n.g, n.plus, n.minus
     up, down = (None, None) if n.b is None else (g.Relu(n.b), n.lower(n.b))
-    mine = n.share(*n.signed(plus, minus), bias=up, factor=None if n.told.alpha == 1 else n.told.alpha)
+    share = None if n.told.alpha == 1 else n.told.alpha
+    mine = n.share(*n.signed(plus, minus), bias=up, factor=share, positive=True)
     if n.told.beta == 0:
         return mine
     return both(n, mine, n.share(*n.signed(minus, plus), bias=down, factor=-n.told.beta))
@@ -225,17 +224,17 @@ def alpha_beta(n: Layer) -> Local:
 def z_plus(n: Layer) -> Local:
     """α = 1, β = 0: positive contributions alone."""
     g = n.g
-    return n.share(*n.signed(n.plus, n.minus), bias=None if n.b is None else g.Relu(n.b))
+    return n.share(*n.signed(n.plus, n.minus), bias=None if n.b is None else g.Relu(n.b), positive=True)
 
 
 def w_square(n: Layer) -> Local:
     """In proportion to W², whatever x and b: (W²)ᵀ(R / stab(Σ W²))."""
-    return n.share((n.filled(1.0), n.weights(lambda w: n.g.Mul(w, w))))
+    return n.share((n.filled(1.0), n.weights(lambda w: n.g.Mul(w, w))), positive=True)
 
 
 def flat(n: Layer) -> Local:
     """Equal parts to all inputs of the receptive field; cells of the padding are none."""
-    return n.share((n.filled(1.0), n.flat))
+    return n.share((n.filled(1.0), n.flat), positive=True)
 
 
 def z_box(n: Layer) -> Local:

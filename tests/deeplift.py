@@ -10,9 +10,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxplain.rewriter.compile import Request, compile_model
-from onnxplain.rewriter.graph import assemble, prepare, with_weights
+from onnxplain.rewriter.graph import assemble, declared, prepare, with_weights
 from onnxplain.rewriter.method import Method
-from onnxplain.rewriter.results import info
 from onnxplain.rewriter.target import find_head
 from onnxplain.rules.methods_deeplift import DEEPLIFT_MIXED, DEEPLIFT_RESCALE, DEEPLIFT_REVEAL_CANCEL
 from tests.rules.forward import session
@@ -60,7 +59,7 @@ def head_model(model: onnx.ModelProto, head: str = "logits") -> onnx.ModelProto:
     """The model up to the tensor that is explained, alone."""
     graph = prepare(model)
     value, _ = find_head(graph, graph.outputs[0], head)
-    forward = assemble(graph, [], [info(value)])
+    forward = assemble(graph, [], [declared(value)])
     del forward.graph.output[: len(graph.outputs)]
     return with_weights(forward, graph)
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ..emit import PRIVATE, Emit
 from ..errors import OptionError, nearest
 from ..graph import Node, Value
-from . import blocked
+from . import blocked, quotients
 from .primitives import data_gradient, spread, step_mask, window_spread, winner_put, winner_take
 from .share import reconnect
 
@@ -25,6 +25,8 @@ PORTABLE: dict[str, Lowering] = {
     "WinnerPut": winner_put,
     "WindowSpread": window_spread,
     "Spread": spread,
+    "Inverse": quotients.inverse,
+    "Quotient": quotients.quotient,
 }
 
 CPU: dict[str, Lowering] = PORTABLE | {

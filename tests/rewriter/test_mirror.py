@@ -16,10 +16,9 @@ from onnxplain.models import path
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.emit import Emit
 from onnxplain.rewriter.errors import UnsupportedError
-from onnxplain.rewriter.graph import Graph, Node, Value, assemble, prepare, with_weights
+from onnxplain.rewriter.graph import Graph, Node, Value, assemble, declared, prepare, with_weights
 from onnxplain.rewriter.mirror import mirror
 from onnxplain.rewriter.passes.share import share
-from onnxplain.rewriter.graph import declared
 from onnxplain.rewriter.tape import touched
 from onnxplain.rules.methods_deeplift import DEEPLIFT_RESCALE
 from onnxplain.rules.registry import find

@@ -97,12 +97,13 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 
 
 def slopes_seen(model: onnx.ModelProto, x: Array, x0: Array) -> Array:
-    """The multipliers themselves: the first factor of the product with Δx, which is 0 at the reference."""
+    """The multipliers themselves: the first factor of their product with Δx, which is 0 at the reference."""
     emitted, _ = compile_model(
         model, DEEPLIFT_RESCALE, Request(target="cotangent", head="prob", options={"baseline": "input"})
     )
     made = next(node for node in emitted.graph.node if node.output[0] == "attribution")
-    product = next(node for node in emitted.graph.node if node.output[0] == made.input[0])
+    whole = next(node for node in emitted.graph.node if node.output[0] == made.input[0])
+    product = next(node for node in emitted.graph.node if node.output[0] == whole.input[1])
     emitted.graph.output.append(helper.make_tensor_value_info(product.input[0], 1, None))
     feeds = {"x": x, "baseline": x0, "cotangent": np.ones_like(x)}
     return run(emitted, feeds)[product.input[0]]

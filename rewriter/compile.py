@@ -20,6 +20,7 @@ from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .method import Method, Reduce
 from .mirror import mirror
+from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
 from .target import Start, Target, find_head, find_output, settle, start
@@ -49,11 +50,12 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
     stage, aim = open_stage(source, method, request)
     sampling = None if method.sampling is None else method.sampling(options)
     if sampling is None:
-        model = _once(stage, method, request)
+        model, spelt = _once(stage, method, request)
     else:
-        model = _sampled(stage, method, request, sampling)
+        model, spelt = _sampled(stage, method, request, sampling)
     card = _card(source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
+    spelt.stamp(model)
     vet(model, stage.graph)
     return with_weights(model, stage.graph), card
 
@@ -78,17 +80,19 @@ def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage,
     return stage, _aim(request.target, output, head, squash)
 
 
-def _once(stage: Stage, method: Method, request: Request) -> onnx.ModelProto:
+def _once(stage: Stage, method: Method, request: Request) -> tuple[onnx.ModelProto, Spelling]:
     """The input itself, explained."""
     begin, maps = _maps(stage, method, request.target)
     results = _outputs(_joined(maps, stage), stage, request, stage.g)
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
     model = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
     model.graph.input.extend(declared(value) for value in (*begin.inputs, *stage.inputs))
-    return model
+    return model, spelling(stage.g, request.provider)
 
 
-def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling) -> onnx.ModelProto:
+def _sampled(
+    stage: Stage, method: Method, request: Request, sampling: Sampling
+) -> tuple[onnx.ModelProto, Spelling]:
     """The method's map averaged over samples, in a loop around its graph."""
     top = request.target in ("top", -1, (-1,))  # the class of the input, not of its samples
     if isinstance(request.target, tuple) and -1 in request.target and not top:
@@ -115,7 +119,7 @@ def _sampled(stage: Stage, method: Method, request: Request, sampling: Sampling)
     model.graph.output.extend(finish(loop.g, results, _taken(stage, begin), request.provider))
     append(model.graph, stage.graph, loop.g.nodes)
     model.graph.input.extend(declared(value) for value in (*added, *stage.inputs))
-    return model
+    return model, spelling(stage.g, request.provider).renamed(loop.renamed)
 
 
 def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[list[Value]]]:

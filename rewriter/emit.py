@@ -37,6 +37,8 @@ class Emit:
         """Rows of the cotangents, as the file calls them; None where nobody knows."""
         self.stated: list[Value] = []
         """Tensors whose type the file states, where onnxruntime's inference loses their rows."""
+        self.spelled: list[tuple[Node, Value]] = []
+        """Primitives, and the values that took their place."""
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._at = ""
         self._count = 0

@@ -94,6 +94,8 @@ class Loop:
         self.batched = [x for x in stage.graph.inputs if x.shape and (x.shape[0] == batch or x in stage.wrt)]
         self.beside = list(stage.inputs)
         """Inputs of the method inside, of one row or as many as x."""
+        self.renamed: dict[str, str] = {}
+        """Tensors of the inner graph that have another name in the body."""
         self.count = sampling.count(self.stage)
         self.opened = {x.name: sampling.open(self.stage, x) for x in stage.wrt}
         self.classes = None if inner.chosen is None else self._state("class", self._classes())
@@ -278,7 +280,8 @@ class Loop:
         graph.node.extend(self.inner.model.graph.node)
         made = {name for node in graph.node for name in node.output}
         names = {name: self._name(f"out/{name}") for name in self.outputs}
-        rename_inputs(graph, entering | {old: new for old, new in names.items() if old in made})
+        self.renamed = entering | {old: new for old, new in names.items() if old in made}
+        rename_inputs(graph, self.renamed)
         for node in graph.node:
             for i, name in enumerate(node.output):
                 if name in self.outputs:

@@ -172,9 +172,7 @@ def _light_graph(graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> onn
     copy.output.extend(graph.output)
     for tensor in graph.initializer:
         if heavy(tensor):
-            weights[tensor.name] = TensorProto(
-                name=tensor.name, dims=tensor.dims, data_type=tensor.data_type
-            )
+            weights[tensor.name] = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
         else:
             copy.initializer.append(tensor)
     for node in graph.node:
@@ -302,7 +300,9 @@ class _Count:
 
     def _close(self, node: onnx.NodeProto, last: Mapping[str, int]) -> int:
         """Bytes that end with this node: inputs read for the last time, outputs that nobody reads."""
-        touched = {self._home[name] for name in (*node.input, *captured(node), *node.output) if name in self._home}
+        touched = {
+            self._home[name] for name in (*node.input, *captured(node), *node.output) if name in self._home
+        }
         for name in _reads(node):
             if name in self._home:
                 self._left[self._home[name]] -= 1
@@ -378,9 +378,7 @@ def _states(
 
 
 def _info(name: str, known: TensorType) -> onnx.ValueInfoProto:
-    element = (
-        TensorProto.UNDEFINED if known.dtype is None else helper.np_dtype_to_tensor_dtype(known.dtype)
-    )
+    element = TensorProto.UNDEFINED if known.dtype is None else helper.np_dtype_to_tensor_dtype(known.dtype)
     return helper.make_tensor_value_info(name, element, known.shape)
 
 

@@ -37,7 +37,7 @@ def finish(g: Emit, results: Sequence[Result], taken: set[str], provider: str) -
     g.nodes, finals = factor(g, finals)
     g.nodes, finals = share(g.nodes, finals)
     nodes, finals = lower(g, finals, provider)
-    g.nodes, finals = share(nodes, finals)
+    g.nodes, finals = share(nodes, finals, [node for node, _ in g.spelled])
     return [declared(value) for value in finals]
 
 

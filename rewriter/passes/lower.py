@@ -12,7 +12,7 @@ from typing import TypeAlias
 from ..emit import PRIVATE, Emit
 from ..errors import OptionError, nearest
 from ..graph import Node, Value
-from . import blocked, quotients
+from . import accelerators, blocked, quotients, winners
 from .primitives import data_gradient, spread, step_mask, window_spread, winner_put, winner_take
 from .share import reconnect
 
@@ -34,18 +34,32 @@ CPU: dict[str, Lowering] = PORTABLE | {
     "DataGradient": blocked.gradient,
     "WindowSpread": blocked.window,
     "Spread": blocked.repeated,
+    "WinnerPut": winners.winner_put_cpu,
+    "WinnerTake": winners.winner_take_plain,
 }
 
-TABLES: dict[str, Mapping[str, Lowering]] = {"portable": PORTABLE, "cpu": CPU}
+TABLES: dict[str, Mapping[str, Lowering]] = {
+    "portable": PORTABLE,
+    "cpu": CPU,
+    "cuda": PORTABLE | accelerators.CUDA,
+    "tensorrt": PORTABLE | accelerators.TENSORRT,
+    "web": PORTABLE | accelerators.WEB,
+}
 
 
-def lower(g: Emit, outputs: Sequence[Value], provider: str = "portable") -> tuple[list[Node], list[Value]]:
-    """Replace every primitive among g's nodes by the table's form; returns the new nodes and outputs."""
+def table_of(provider: str) -> Mapping[str, Lowering]:
+    """The table of a provider. OptionError for an unknown one."""
     if provider not in TABLES:
         raise OptionError(
             f"no lowering for {provider!r}{nearest(provider, TABLES)}; known: {', '.join(TABLES)}"
         )
-    table, nodes = TABLES[provider], g.nodes
+    return TABLES[provider]
+
+
+def lower(g: Emit, outputs: Sequence[Value], provider: str = "portable") -> tuple[list[Node], list[Value]]:
+    """Replace every primitive among g's nodes by the table's form, and note it in `g.spelled`; returns the new nodes
+    and outputs."""
+    table, nodes = table_of(provider), g.nodes
     g.nodes = []
     replaced: dict[int, Value] = {}
     for node in nodes:
@@ -54,5 +68,7 @@ def lower(g: Emit, outputs: Sequence[Value], provider: str = "portable") -> tupl
             g.nodes.append(node)
             continue
         with g.at("/".join(node.name.split("/")[1:-1])):
-            replaced[id(node.outputs[0])] = table[node.op](g, node)
+            value = table[node.op](g, node)
+        replaced[id(node.outputs[0])] = value
+        g.spelled.append((node, value))
     return g.nodes, [replaced.get(id(y), y) for y in outputs]

@@ -127,7 +127,7 @@ def window_spread(g: Emit, node: Node) -> Value:
     strides, kernel, pads = (list(window[key]) for key in ("strides", "kernel_shape", "pads"))
     rank = len(strides)
     dilations = list(window.get("dilations") or [1] * rank)
-    share = g.Div(ct, _counts(g, x, y, window, dilations))
+    share = g.Div(ct, counts(g, x, y, window, dilations))
     planes = g.Reshape(share, g.join(g.ints(-1, 1), *(g.size(y, 2 + i) for i in range(rank))))
     ones = g.constant(np.ones((1, 1, *kernel), ct.dtype))
     common = {"strides": strides, "dilations": dilations, "kernel_shape": kernel, "group": 1}
@@ -146,7 +146,7 @@ def window_spread(g: Emit, node: Node) -> Value:
     return g.shaped(full, x)
 
 
-def _counts(g: Emit, x: Value, y: Value, window: dict[str, Any], dilations: list[int]) -> Value:
+def counts(g: Emit, x: Value, y: Value, window: dict[str, Any], dilations: list[int]) -> Value:
     """Number of counted cells of every window: a scalar where it is the same for all, else (1, 1, out...)."""
     rank, padded = len(dilations), bool(window.get("count_include_pad", 0))
     kernel, pads = list(window["kernel_shape"]), list(window["pads"])

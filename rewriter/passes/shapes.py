@@ -20,11 +20,13 @@ class TensorType:
     shape: tuple[Dim, ...] | None
 
 
-def infer(draft: Draft, *, strict: bool = False) -> dict[str, TensorType]:
-    """Type of every tensor: what onnx's shape inference proves, completed by what the file declares."""
+def infer(draft: Draft, *, strict: bool = False, trusting: bool = False) -> dict[str, TensorType]:
+    """Type of every tensor: what onnx's shape inference proves, completed by what the file declares. trusting: what it
+    declares counts as proven, for a file that this package wrote."""
     model = draft.closed()
     declared = {value.name: tensor_type(value) for value in (*model.graph.value_info, *model.graph.output)}
-    del model.graph.value_info[:]
+    if not trusting:
+        del model.graph.value_info[:]
     for value in model.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField(

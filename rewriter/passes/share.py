@@ -8,8 +8,11 @@ from typing import Any
 from ..graph import Node, Value
 
 
-def share(nodes: Sequence[Node], outputs: Sequence[Value]) -> tuple[list[Node], list[Value]]:
-    """Merge emitted nodes that compute the same thing, then drop those that no output needs."""
+def share(
+    nodes: Sequence[Node], outputs: Sequence[Value], also: Sequence[Node] = ()
+) -> tuple[list[Node], list[Value]]:
+    """Merge emitted nodes that compute the same thing, then drop those that no output needs. also: nodes that are not
+    emitted, but whose inputs are to follow."""
     canonical: dict[int, Value] = {}
     seen: dict[Any, Node] = {}
     kept: list[Node] = []
@@ -21,6 +24,8 @@ def share(nodes: Sequence[Node], outputs: Sequence[Value]) -> tuple[list[Node], 
             kept.append(node)
         else:
             canonical.update((id(y), same) for y, same in zip(node.outputs, twin.outputs, strict=True))
+    for node in also:
+        reconnect(node, canonical)
     results = [canonical.get(id(y), y) for y in outputs]
     return live(kept, results), results
 

@@ -38,7 +38,9 @@ WIDE = frozenset(
 )
 """Operators that stay in float32."""
 QUOTIENTS = frozenset({"Div", "Reciprocal"})
-POINTWISE = frozenset({"Abs", "Add", "Greater", "GreaterOrEqual", "Less", "Mul", "Neg", "Sign", "Sub", "Where"})
+POINTWISE = frozenset(
+    {"Abs", "Add", "Greater", "GreaterOrEqual", "Less", "Mul", "Neg", "Sign", "Sub", "Where"}
+)
 
 
 def with_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:

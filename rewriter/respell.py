@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -52,7 +53,12 @@ def spelling(g: Emit, provider: str) -> Spelling:
     """What `lower` noted while it spelled g's primitives, in the names that the file uses."""
     made = {y.name for node in g.nodes for y in node.outputs}
     entries = [
-        {"op": node.op, "inputs": [x.name for x in node.inputs], "output": value.name, "attrs": dict(node.attrs)}
+        {
+            "op": node.op,
+            "inputs": [x.name for x in node.inputs],
+            "output": value.name,
+            "attrs": dict(node.attrs),
+        }
         for node, value in g.spelled
         if value.name in made
     ]
@@ -149,7 +155,9 @@ def _respell(work: Draft, found: Spelling, provider: str) -> None:
     work.graph.ClearField("initializer")
     work.graph.initializer.extend(constants)
     work.graph.initializer.extend(
-        numpy_helper.from_array(value.values, value.name) for value in g.constants if value.name in read
+        numpy_helper.from_array(np.asarray(graph.constant(value)), value.name)
+        for value in g.constants
+        if value.name in read
     )
     left = {name for node in work.graph.node for name in node.output}
     known = {value.name for value in work.graph.value_info}

@@ -22,8 +22,7 @@ from ..draft import attributes
 from ..emit import PRIVATE, Emit
 from ..errors import OptionError, nearest
 from ..graph import Node, Value, operator, variable
-from .primitives import counts
-from .primitives import data_gradient, static_shape
+from .primitives import counts, data_gradient, static_shape
 from .windows import put_back, space, window_of
 from .winners import winner_put_plain, winner_take_plain
 

@@ -73,28 +73,38 @@ def gradient(g: Emit, node: Node) -> Value:
 
 
 def _stuffed(g: Emit, node: Node) -> Value | None:
-    """A strided convolution with one filter a channel: ct with zeros between its cells, then the flipped filters at
-    stride 1. A transposed convolution of one channel runs on one core, and out of the blocks. None where ct does not
-    fit, or the convolution mixes channels: the zeros would cost more than they save."""
+    """The gradient of a strided convolution with one filter a channel, or with filters of one cell: cells of ct with
+    zeros between them, and the flipped filters at stride 1 behind or before that. A transposed convolution runs on one
+    core where its channels are apart, and out of the blocks. None for any other: the zeros would cost more than they
+    save; and where ct does not fit."""
     ct, w, x = node.inputs
     geometry, shape = node.attrs, static_shape(w)
     strides, extent = list(geometry["strides"]), extents(geometry)
-    if shape is None or shape[:2] != [geometry["group"], 1] or set(strides) == {1} or not blocked(x):
+    if shape is None or set(strides) == {1} or not blocked(x):
         return None
-    channels, cells = shape[0], [_outputs(geometry, extent, x, i) for i in range(2)]
+    cells = [_outputs(geometry, extent, x, i) for i in range(2)]
     begins = [extent[i] - 1 - geometry["pads"][i] for i in range(2)]
     ends = [x.shape[2 + i] - strides[i] * cells[i] - begins[i] + extent[i] - 1 for i in range(2)]
-    if x.shape[1] != channels or min(begins + ends) < 0:
+    flat = {**geometry, "strides": [1, 1], "pads": begins + ends}
+    if min(begins + ends) < 0:
         return None
+    if geometry["group"] == 1 and extent == [1, 1] and not any(flat["pads"]):
+        return _apart(g, g.Conv(ct, flip(g, w, 1), **flat), shape[1], cells, strides)
+    if shape[:2] != [geometry["group"], 1] or x.shape[1] != shape[0]:
+        return None
+    return g.Conv(_apart(g, ct, shape[0], cells, strides), flip(g, w, shape[0]), **flat)
+
+
+def _apart(g: Emit, v: Value, channels: int, cells: Sequence[int], strides: Sequence[int]) -> Value:
+    """v with zeros between its cells, strides[i] - 1 of them along spatial axis i, and as many at the end."""
     grid = np.zeros((1, 1, *(s * n for s, n in zip(strides, cells, strict=True))), np.float32)
     grid[:, :, :: strides[0], :: strides[1]] = 1
-    rows = g.Expand(g.constant(grid), g.join(g.rows(ct), g.ints(1, 1, 1)))
+    rows = g.Expand(g.constant(grid), g.join(g.rows(v), g.ints(1, 1, 1)))
     g.state(rows, grid.shape[1:])
     ones, plain = g.constant(np.ones((channels, 1, 1, 1), np.float32)), [1, 1]
     point = {"kernel_shape": plain, "strides": plain, "pads": [0, 0, 0, 0], "dilations": plain, "group": 1}
     everywhere = g.Conv(rows, ones, **point)
-    apart = g.Mul(enlarged(g, ct, (channels, *grid.shape[2:]), strides), everywhere)
-    return g.Conv(apart, flip(g, w, channels), **{**geometry, "strides": plain, "pads": begins + ends})
+    return g.Mul(enlarged(g, v, (channels, *grid.shape[2:]), strides), everywhere)
 
 
 def _outputs(geometry: Mapping[str, Any], extent: Sequence[int], x: Value, i: int) -> int:

@@ -17,7 +17,9 @@ from ..emit import PRIVATE, Emit, tail_of
 from ..graph import Node, Value
 from .share import reconnect
 
-FILLING = frozenset({"DataGradient", "WinnerPut", "Spread", "Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape"})
+FILLING = frozenset(
+    {"DataGradient", "WinnerPut", "Spread", "Conv", "ConvTranspose", "Gemm", "MatMul", "Reshape"}
+)
 """Operators whose result has its full shape: nothing is left for a factor to broadcast."""
 
 
@@ -113,7 +115,9 @@ class _Work:
             return None
         rest = _without(held.factors, (before,))
         domain = node.domain or ""
-        base = self.g.op(node.op, self.made(Lazy(rest, held.base)), *node.inputs[1:], domain=domain, **node.attrs)
+        base = self.g.op(
+            node.op, self.made(Lazy(rest, held.base)), *node.inputs[1:], domain=domain, **node.attrs
+        )
         return Lazy((after,), base)
 
     def made(self, held: Lazy) -> Value:
@@ -161,7 +165,7 @@ def _product(g: Emit, factors: Sequence[Value]) -> Value:
         if mate is None or left[mate] is inverse:
             continue
         parts.append(_quotient(g, left[mate], z, node))
-        left = _without([value for i, value in enumerate(left) if i != mate], (inverse,))
+        left = [*_without([value for i, value in enumerate(left) if i != mate], (inverse,))]
     product, *more = [*parts, *left]
     for value in more:
         product = g.Mul(product, value)

@@ -19,8 +19,8 @@ def inverse(g: Emit, node: Node) -> Value:
 
 
 def quotient(g: Emit, node: Node) -> Value:
-    """Quotient(v, z; epsilon, positive): v / (z + ε s(z)). Of v = max(z, 0) it is x / (1 + |x|) at x = v / ε: z need not
-    be kept. Of z itself it is the absolute value of that, at x = z / ε."""
+    """Quotient(v, z; epsilon, positive): v / (z + ε s(z)). Of v = max(z, 0) it is x / (1 + |x|) at x = v / ε: z need
+    not be kept. Of z itself it is the absolute value of that, at x = z / ε."""
     v, z = node.inputs
     epsilon, positive = float(node.attrs["epsilon"]), bool(node.attrs["positive"])
     if epsilon and (v is z or (v.inputs and v.inputs[0].op == "Relu" and v.inputs[0].inputs[0] is z)):

@@ -20,6 +20,10 @@ STEPS = tuple(8.0**-k for k in range(1, 8))
 CLEAR = 1024.0
 """A change of z counts from this many units of its rounding on."""
 
+FAINT = 64.0
+"""The same in random directions, where the change is small and the bound wide: the shorter the step, the fewer kinks
+of a deep net it crosses."""
+
 BOUND = 0.05
 """Of the error along the map; LeNet keeps 0.001, EfficientNet-Lite0 0.006."""
 
@@ -102,13 +106,13 @@ def _errors(
             }
         else:
             slope = a
-        error = _error(subject, shot, slope, v)
+        error = _error(subject, shot, slope, v, FAINT if random else CLEAR)
         found += [] if error is None else [error]
     return found
 
 
-def _error(subject: Subject, shot: Shot, slope: _Direction, v: _Direction) -> float | None:
-    """|Δz - ⟨slope, Δx⟩| relative; None where rounding hides both."""
+def _error(subject: Subject, shot: Shot, slope: _Direction, v: _Direction, clear: float) -> float | None:
+    """|Δz - ⟨slope, Δx⟩| relative; None where rounding, `clear` units of it, hides both."""
     kind = shot.case.feeds[next(iter(slope))].dtype
     x = {name: shot.case.feeds[name].astype(np.float64) for name in slope}
     length = max(_rms(x), 1e-3) / (_rms(v) or 1.0)
@@ -124,7 +128,7 @@ def _error(subject: Subject, shot: Shot, slope: _Direction, v: _Direction) -> fl
     unit = float(np.finfo(kind).eps) * float(np.abs(shot.start[:1] * shot.z).sum())
     for i in reversed(range(len(STEPS))):
         change, claim = float(changes[i]), float(np.asarray(claims)[i])
-        if max(abs(change), abs(claim)) > CLEAR * unit:
+        if max(abs(change), abs(claim)) > clear * unit:
             usual = float(norm) * _rms({name: value[i] for name, value in moved.items()})
             return abs(change - claim) / max(abs(change), abs(claim), usual)
     return None

@@ -1,11 +1,11 @@
 """What a graph computes and moves, counted from its shapes before anything runs: FLOPs, bytes, floors of its time.
 
 FLOPs. One multiply-add is 2 FLOPs. With y the output, x the input, W the weight, # the number of elements:
-Conv #y · #W[0], ConvTranspose #x · #W[0], Gemm and MatMul #y · K, Einsum of two operands the product of all its letters,
-each in multiply-adds; a bias starts the sum and costs none, padded zeros are multiplied as kernels do. Everything else
-is counted by elements: a pool #y times its window, a reduction #x, softmax 5 #y (maximum, difference, exponential, sum,
-quotient), a norm 7 #y, BatchNormalization 2 #y, any other operator #y (an exponential is one operation as an addition
-is), and moving data nothing.
+Conv #y · #W[0], ConvTranspose #x · #W[0], Gemm and MatMul #y · K, Einsum of two operands the product of its letters, in
+multiply-adds; a bias starts the sum and costs none, padded zeros are multiplied as kernels do. The rest is counted by
+elements: a pool #y times its window, a reduction #x, softmax 5 #y (maximum, difference, exponential, sum, quotient), a
+norm 7 #y, BatchNormalization 2 #y, any other operator #y (an exponential is one operation as an addition is), and
+moving data nothing.
 
 Bytes. A node reads its inputs and writes its outputs; views (Reshape, Identity, ...) move nothing, what picks (Slice,
 Gather) reads as much as it gives. Constants are counted apart. What depends on constants alone (flipped kernels) is
@@ -28,22 +28,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .draft import Draft, attributes, captured
-from .memory import _body, _bytes, _copied, _light, _shapes
+from .arithmetic import PICKS, work_of
+from .draft import Draft, captured
+from .memory import VIEWS, _body, _bytes, _copied, _light, _shapes
 from .passes.constants import fold, fold_sizes
 from .passes.functions import inline
 from .passes.shapes import TensorType, infer, set_shape
 
-VIEWS = frozenset("Reshape Flatten Squeeze Unsqueeze Identity Dropout Shape Size".split())
-PICKS = frozenset("Slice Gather GatherElements GatherND Split Compress".split())
-MOVES = PICKS | frozenset(
-    "Transpose Concat Pad Expand Tile Cast CastLike ConstantOfShape DepthToSpace SpaceToDepth Scatter "
-    "ScatterElements ScatterND Resize Upsample ReverseSequence EyeLike OneHot NonZero Range Trilu Col2Im".split()
-)
-"""They compute nothing; an interpolating Resize is counted as if it did not either."""
+MOVED = VIEWS | {"Shape", "Size"}
+"""Operators that move no data."""
 POINTWISE = frozenset(
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift BitwiseAnd BitwiseNot BitwiseOr "
     "BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh DequantizeLinear Div Elu Equal Erf Exp Floor Gelu Greater "
@@ -51,22 +47,6 @@ POINTWISE = frozenset(
     "Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum "
     "Tan Tanh ThresholdedRelu Where Xor".split()
 )
-POOLS = frozenset("MaxPool AveragePool LpPool".split())
-REDUCTIONS = frozenset("GlobalAveragePool GlobalMaxPool GlobalLpPool ArgMax ArgMin CumSum".split())
-"""And all whose names start with Reduce."""
-PER_ELEMENT: Mapping[str, int] = {
-    "BatchNormalization": 2,
-    "Softmax": 5,
-    "LogSoftmax": 5,
-    "LayerNormalization": 7,
-    "InstanceNormalization": 7,
-    "GroupNormalization": 7,
-}
-CONVOLUTIONS: Mapping[str, int] = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
-"""Operator -> which input is the weight."""
-PRODUCTS = frozenset("MatMul MatMulInteger QLinearMatMul".split())
-UNCOUNTED = frozenset("Scan LSTM GRU RNN Attention SequenceMap DeformConv DFT STFT".split())
-
 SMALL = 1024
 """Elements of a tensor that the number of trips may be computed from."""
 
@@ -256,7 +236,7 @@ class _Counter:
             self._loop(node, work)
         elif node.op_type == "If":
             counted = [_Counter.of(_body(node, a.g, work, self.types), {}) for a in node.attribute]
-            self._take(max(counted, key=lambda c: c.cost().flops), 1)
+            self._take(max(counted, key=lambda c: c.cost().flops), 1, node.output[0])
         else:
             self._complete(node)
             own = self._node(node)
@@ -267,7 +247,7 @@ class _Counter:
 
     def _node(self, node: onnx.NodeProto) -> NodeCost:
         name = node.name or node.output[0]
-        if node.op_type in VIEWS:
+        if node.op_type in MOVED:
             return NodeCost(name, node.op_type)
         given = dict.fromkeys(filter(None, node.input))
         read = sum(self._size(x) for x in given if x not in self.constants)
@@ -275,50 +255,10 @@ class _Counter:
         written = sum(self._size(y) for y in node.output if y)
         if node.op_type in PICKS:
             read, weights = min(read, written), min(weights, written)
-        macs, flops = self._arithmetic(node)
-        return NodeCost(name, node.op_type, flops, read, written, weights, macs)
-
-    def _arithmetic(self, node: onnx.NodeProto) -> tuple[int, int]:
-        """Multiply-adds and FLOPs."""
-        op, y = node.op_type, self._elements(node.output[0])
-        if node.domain or op in UNCOUNTED:
-            self._not(node, "its FLOPs are not known")
-            return 0, 0
-        macs = self._macs(node, y)
-        if macs is not None:
-            return macs, 2 * macs
-        if op in MOVES:
-            return 0, 0
-        if op in POOLS:
-            window = attributes(node).get("kernel_shape")
-            return 0, y * math.prod(window if isinstance(window, list) else [1])
-        if op in REDUCTIONS or op.startswith("Reduce"):
-            return 0, self._elements(node.input[0])
-        return 0, y * PER_ELEMENT.get(op, 1)
-
-    def _macs(self, node: onnx.NodeProto, y: int) -> int | None:
-        """None for an operator that is not weighted."""
-        op = node.op_type
-        if op in CONVOLUTIONS:
-            return y * math.prod(self._shape(node.input[CONVOLUTIONS[op]])[1:])
-        if op == "ConvTranspose":
-            return self._elements(node.input[0]) * math.prod(self._shape(node.input[1])[1:])
-        if op in PRODUCTS or op == "Gemm":
-            axis = 0 if op == "Gemm" and attributes(node).get("transA") else -1
-            return y * (self._shape(node.input[0]) or (0,))[axis]
-        return self._einsum(node) if op == "Einsum" else None
-
-    def _einsum(self, node: onnx.NodeProto) -> int:
-        equation = attributes(node).get("equation", b"")
-        text = equation.decode() if isinstance(equation, bytes) else str(equation)
-        terms = text.replace(" ", "").split("->")[0].split(",")
-        sizes: dict[str, int] = {}
-        for term, name in zip(terms, node.input, strict=False):
-            sizes |= dict(zip(term, self._shape(name), strict=False))
-        if "." in text or len(node.input) != 2:
-            self._not(node, "an Einsum with an ellipsis, or not of two operands")
-            return 0
-        return math.prod(sizes.values())
+        work = work_of(node, self._shape)
+        if work.unknown:
+            self._not(node, work.unknown)
+        return NodeCost(name, node.op_type, work.flops, read, written, weights, work.macs)
 
     def _place(self, node: onnx.NodeProto, own: NodeCost) -> None:
         """Find the kernel that the node runs in."""
@@ -330,9 +270,10 @@ class _Counter:
         first, *others = node.output
         pointwise = node.op_type in POINTWISE
         again = pointwise and len(roots) == 1 and self._size(first) == next(iter(roots.values()))
-        if (again or node.op_type in VIEWS) and roots:
-            source = node.input[0] if node.op_type in VIEWS else next(iter(roots))
+        if again or node.op_type in VIEWS:
+            source = next(iter(roots)) if again else node.input[0]
             self._root[first] = self._root.get(source, source)
+        if again or node.op_type in MOVED:
             return
         k = max((self._maker.get(root, -1) for root in roots), default=-1) if pointwise else -1
         if k < 0:
@@ -369,40 +310,39 @@ class _Counter:
             for tensor in body.graph.initializer:
                 if tensor.name == graph.input[0].name:
                     tensor.CopyFrom(numpy_helper.from_array(np.asarray(trip, np.int64), tensor.name))
-            self._take(_Counter.of(body, {}), times)
+            inner = _Counter.of(body, {})
+            self._take(inner, times, node.output[0])
+            for own, name in zip(graph.output[1:], node.output[: len(node.input) - 2], strict=False):
+                if self._shape(name) is None and own.name in inner.types:
+                    self.types[name] = inner.types[own.name]
 
-    def _take(self, inner: _Counter, times: int) -> None:
+    def _take(self, inner: _Counter, times: int, scope: str) -> None:
         for name, own in inner.nodes.items():
-            self.nodes[name] = self.nodes.get(name, NodeCost(own.name, own.op)).plus(own, times)
+            key = f"{scope}/{name}"
+            self.nodes[key] = self.nodes.get(key, NodeCost(own.name, own.op)).plus(own, times)
         self.kernels += [replace(kernel, times=kernel.times * times) for kernel in inner.kernels]
         self.unknown |= inner.unknown
 
     def _complete(self, node: onnx.NodeProto) -> None:
         """A sum that a loop carries starts as a number, and is then as large as what is added to it."""
-        y, known = (
-            node.output[0],
-            [self.types[x] for x in node.input if _bytes(self.types.get(x)) is not None],
-        )
+        y = node.output[0]
         if _bytes(self.types.get(y)) is not None:
             return
+        known = [self.types[x] for x in node.input if _bytes(self.types.get(x)) is not None]
         if node.op_type in POINTWISE and known:
             self.types[y] = max(known, key=lambda t: _bytes(t) or 0)
-        elif node.op_type not in VIEWS:
+        elif node.op_type not in MOVED:
             self._not(node, "the size of its output is not known")
 
     def _not(self, node: onnx.NodeProto, why: str) -> None:
         self.unknown[f"{node.op_type} at {node.name or node.output[0]!r}: {why}"] = None
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """() where it is not known in full."""
+    def _shape(self, name: str) -> tuple[int, ...] | None:
         known = self.types.get(name)
-        shape = known.shape if known is not None and known.shape is not None else ()
-        sizes = tuple(dim for dim in shape if isinstance(dim, int))
-        return sizes if len(sizes) == len(shape) else ()
-
-    def _elements(self, name: str) -> int:
-        known = _bytes(self.types.get(name))
-        return 0 if known is None else math.prod(self._shape(name))
+        if known is None or known.shape is None:
+            return None
+        sizes = tuple(dim for dim in known.shape if isinstance(dim, int))
+        return sizes if len(sizes) == len(known.shape) else None
 
     def _size(self, name: str) -> int:
         return _bytes(self.types.get(name)) or 0
@@ -410,27 +350,28 @@ class _Counter:
 
 def _scalar(name: str, work: Draft, types: Mapping[str, TensorType]) -> int | None:
     """The number that a tensor holds, where it follows from small constants."""
-    makers = {y: node for node in work.graph.node for y in node.output}
+    makers = {y: i for i, node in enumerate(work.graph.node) for y in node.output}
     light = work.light()
-    wanted, nodes, leaves = [name], [], set()
+    wanted, nodes, leaves = [name], set[int](), set[str]()
     while wanted:
         x = wanted.pop()
-        node = makers.get(x)
-        if node is not None and _tiny(types.get(x)) and len(nodes) < SMALL:
-            nodes.append(node)
-            wanted += [one for one in node.input if one]
-        elif x in light and math.prod(light[x].dims) <= SMALL:
+        if x in light and math.prod(light[x].dims) <= SMALL:
             leaves.add(x)
+        elif x in makers and _tiny(types.get(x)):
+            i = makers[x]
+            wanted += [] if i in nodes else [one for one in work.graph.node[i].input if one]
+            nodes.add(i)
         else:
             return None
-    order = {id(node): i for i, node in enumerate(work.graph.node)}
-    unique = sorted({id(node): node for node in nodes}.values(), key=lambda node: order[id(node)])
-    if not unique:
-        return int(numpy_helper.to_array(light[name]).item())
-    graph = onnx.helper.make_graph(unique, "trips", [], [onnx.ValueInfoProto(name=name)])
+    cone = [work.graph.node[i] for i in sorted(nodes)]
+    graph = helper.make_graph(cone, "trips", [], [onnx.ValueInfoProto(name=name)])
     graph.initializer.extend(light[x] for x in leaves)
-    made = onnx.helper.make_model(graph, opset_imports=work.model.opset_import)
-    return int(np.asarray(ReferenceEvaluator(made).run(None, {})[0]).item())
+    try:
+        with np.errstate(all="raise"):
+            made = ReferenceEvaluator(helper.make_model(graph, opset_imports=work.model.opset_import))
+            return int(np.asarray(next(iter(made.run(None, {})))).item())
+    except Exception:
+        return None  # whatever numpy raised: the nodes ask for the impossible
 
 
 def _tiny(known: TensorType | None) -> bool:

@@ -9,7 +9,7 @@ once, with the lanes of a trip.
 
 Not counted: the arrays that are fed, what the allocator rounds up, and what the program and every session take (10 to
 30 MB). Measured memory over the estimate (CPU, one thread, batches of 1 and 8, without onnxruntime's memory pattern):
-saliency 1.08 to 1.24, LRP epsilon 1.01 to 1.28, integrated gradients in a loop 1.2 to 1.4, the forward pass alone 1.05
+saliency 1.01 to 1.23, LRP epsilon 1.01 to 1.28, integrated gradients in a loop 1.1 to 1.35, the forward pass alone 1.05
 to 1.7, of EfficientNet-Lite0, ResNet-50 and VGG-16. With the memory pattern the working part is up to twice as large.
 """
 

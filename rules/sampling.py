@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..rewriter.emit import Emit
 from ..rewriter.graph import Value
 from ..rewriter.loop import Opened, Sampling
-from ..rewriter.method import Options
+from ..rewriter.method import Option, Options
 from ..rewriter.scene import Stage
 from .baselines import reference
+from .checks import whole
 
 NODES = ("midpoint", "gauss-legendre", "trapezoid")
+
+AUTO = "auto"
+MOST_LANES = 64
+
+
+def _lanes(name: str, value: Any) -> Any:
+    return AUTO if isinstance(value, str) and value == AUTO else whole(1, MOST_LANES)(name, value)
+
+
+LANES = Option(
+    AUTO,
+    None,
+    "samples a trip of the loop: a number, or auto (2, of small networks 4, and no more than the memory allows): more "
+    "take more memory and no less time",
+    _lanes,
+)
+
+
+def lanes_of(options: Options) -> int:
+    """Samples a trip; 0 where the compiler chooses (`rewriter.memory.choose_lanes`)."""
+    return 0 if options["lanes"] == AUTO else int(options["lanes"])
 
 
 def path_nodes(kind: str, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +83,7 @@ def path(options: Options) -> Sampling:
         open_,
         point,
         finish,
-        lanes=options["lanes"],
+        lanes=lanes_of(options),
         scale=scale if uneven else None,
     )
 
@@ -95,7 +118,7 @@ def noise(options: Options, kind: str) -> Sampling:
         finish,
         moments,
         centred=kind == "variance",
-        lanes=options["lanes"],
+        lanes=lanes_of(options),
     )
 
 

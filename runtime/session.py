@@ -54,15 +54,22 @@ def check_feeds(session: InferenceSession, feeds: Mapping[str, npt.NDArray[np.ge
         raise OptionError(f"no array was given for the input {', '.join(map(repr, missing))}")
     named: dict[str, tuple[int, str]] = {}
     for name, node in inputs.items():
-        array = feeds[name]
-        if node.type not in _TYPES:
-            continue
-        if array.dtype != np.dtype(_TYPES[node.type]):
-            wanted = _TYPES[node.type]
-            raise OptionError(
-                f"input {name!r} takes {wanted}, not {array.dtype}; convert it: .astype({wanted!r})"
-            )
-        _check_shape(node, array, named)
+        check_types(node, feeds[name], named)
+
+
+def check_types(
+    node: Declared, array: npt.NDArray[np.generic], named: dict[str, tuple[int, str]] | None = None
+) -> None:
+    """Compare the type and the shape of one array with what its input declares; `named`: symbol -> the size it has
+    so far, and the input that it comes from. Raises as `check_feeds`."""
+    wanted = _TYPES.get(node.type)
+    if wanted is None:
+        return
+    if array.dtype != np.dtype(wanted):
+        raise OptionError(
+            f"input {node.name!r} takes {wanted}, not {array.dtype}; convert it: .astype({wanted!r})"
+        )
+    _check_shape(node, array, {} if named is None else named)
 
 
 def run(

@@ -230,8 +230,20 @@ def test_options_reach_the_provider(install: Install) -> None:
     runtime = install(FakeRuntime([CUDA, CPU]))
     create_session(b"m", [("cuda", {"device_id": 1})])
     create_session(b"m", [("cuda", {"use_tf32": 1})], deterministic=True)
-    assert runtime.calls[0][0] == [(CUDA, {"device_id": 1})]
+    assert runtime.calls[0][0] == [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC", "device_id": 1})]
     assert runtime.calls[1][0] == [(CUDA, {"use_tf32": 1, "cudnn_conv_algo_search": "HEURISTIC"})]
+    create_session(b"m", [("cuda", {"cudnn_conv_algo_search": "EXHAUSTIVE"})])
+    assert runtime.calls[2][0] == [(CUDA, {"cudnn_conv_algo_search": "EXHAUSTIVE"})]
+    create_session(b"m", "cuda", deterministic=True)
+    assert runtime.calls[3][0] == [(CUDA, {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"})]
+
+
+def test_the_memory_pattern_changes_no_result() -> None:
+    x = {"x": np.array([[-1.0, 2.0]], np.float32)}
+    plain, lean = (create_session(relu_model(), memory_pattern=on) for on in (True, False))
+    assert plain.get_session_options().enable_mem_pattern
+    assert not lean.get_session_options().enable_mem_pattern
+    assert np.array_equal(np.asarray(plain.run(None, x)[0]), np.asarray(lean.run(None, x)[0]))
 
 
 def test_settings_reach_the_session(install: Install) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .card import Card
+from .card import Card, read_card
 from .draft import Dim
 from .emit import Emit, tail_of
 from .errors import OptionError, TargetError, nearest
 from .graph import Graph, Value, append, assemble, declared, prepare, with_weights
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
+from .memory import choose_lanes
 from .method import Method, Reduce
 from .mirror import mirror
+from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
@@ -40,6 +42,9 @@ class Request:
     preprocessing: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    memory: int | None = None
+    """Bytes that the lanes of a loop may take, where their number is left to the compiler."""
+    precision: str = "float32"
     version: str = "0"
 
 
@@ -55,9 +60,11 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _sampled(stage, method, request, sampling)
     card = _card(source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
-    spelt.stamp(model)
+    if request.precision == "float32":  # casts come between, and primitives have other names then
+        spelt.stamp(model)
     vet(model, stage.graph)
-    return with_weights(model, stage.graph), card
+    made = with_precision(with_weights(model, stage.graph), request.precision)
+    return made, card if request.precision == "float32" else read_card(made)
 
 
 def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage, dict[str, Any]]:
@@ -111,6 +118,11 @@ def _sampled(
     infos = finish(stage.g, results, _taken(stage, begin), request.provider)
     inner = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
     added = () if top else begin.inputs
+    if not sampling.lanes:
+        sampling = replace(
+            sampling, lanes=choose_lanes(inner, stage.graph.draft.weights, budget=request.memory)
+        )
+        stage.extras["chosen"] = {"lanes": sampling.lanes}
     loop = Loop(stage, sampling, Inner(inner, names, classes if begin.chosen else None, added))
     model, flat = loop.run()
     count = len(stage.wrt)
@@ -227,6 +239,7 @@ def _card(
     source: Source, stage: Stage, aim: Mapping[str, Any], method: Method, request: Request, *, sampled: bool
 ) -> Card:
     options = {name: recorded(value) for name, value in request.options.items()}
+    options |= stage.extras.get("chosen", {})
     if request.reduce is not None:
         options["reduce"] = request.reduce[0]
     opset = next(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))

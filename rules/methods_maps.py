@@ -12,9 +12,8 @@ from .gates import OPTIONS, guided
 from .gradient import GRADIENT
 from .methods import PLAIN
 from .readouts import keep
-from .sampling import NODES, noise, path
+from .sampling import LANES, NODES, noise, path
 
-LANES = Option(4, None, "samples a trip of the loop; more take more memory and are not faster", whole(1, 64))
 INTEGRATED_GRADIENTS = Method(
     name="integrated-gradients",
     title="Integrated gradients",

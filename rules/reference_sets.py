@@ -37,7 +37,7 @@ REFERENCES = Option(
     "several references, whose attributions are averaged: an array (K, ...), or input; in place of baseline",
     check,
 )
-LANES = 4
+LANES = 2
 
 
 def reference_or_set(stage: Stage, x: Value) -> Value:

@@ -143,7 +143,8 @@ class Layer:
     ) -> Local:
         """R shared among terms V v in proportion to z = Σ V v + bias: R_x = Σ v ⊙ Vᵀ(factor R / stab(z)).
 
-        z: given where it is known already; positive: it cannot be negative. bias counts as the setting `bias` says; the offset is its share.
+        z: given where it is known already; positive: it cannot be negative. bias counts as the setting `bias` says;
+        the offset is its share.
         """
         g, mode = self.g, self.told.bias
         if z is None:

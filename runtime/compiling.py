@@ -19,6 +19,7 @@ from ..rules.readouts import readout
 from ..rules.registry import find
 from .describe import Description, describe, find_labels
 from .explainer import Explainer
+from .lanes import parse_bytes
 from .settings import resolved, vet_overrides
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def compile(
     preprocessing: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     lowering: str = "portable",
+    precision: str = "float32",
+    memory: int | str | None = None,
+    cache: str | os.PathLike[str] | None = None,
     external_data: bool = False,
     max_bytes: int = PROTOBUF_LIMIT,
     domains: Sequence[str] = (),
@@ -66,6 +70,10 @@ def compile(
     reduce: adds a `heatmap`: readouts joined by commas, such as "maxabs" or "sum,sym" (METHODS 0.7).
     shapes: fixes symbolic sizes of inputs, {"image": ["N", 3, 224, 224]}.
     preprocessing, labels: stored in the file for whoever feeds it pictures; see `describe`.
+    lowering: the forms that the file is written in: "portable", or those of one provider ("cpu", "cuda", "tensorrt",
+        "web"). A session opened here spells a portable file for its own provider anyway.
+    precision: "float16" computes in half precision inside, for accelerators; the card says so.
+    memory, cache: see `Explainer`; memory also bounds the samples that a loop runs at a time.
     options: the method's own.
 
     Raises ModelError, UnsupportedError (every node without a rule), TargetError, OptionError.
@@ -82,6 +90,8 @@ def compile(
         reduce=None if reduce is None else (reduce, readout(reduce, _channels_last(about))),
         shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
         provider=lowering,
+        precision=precision,
+        memory=None if memory is None else parse_bytes(memory),
         preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
         labels=names,
         options=resolved(options, source),
@@ -89,7 +99,7 @@ def compile(
     )
     emitted, card = compile_source(source, chosen, request)
     vet_overrides(card)
-    return Explainer(emitted, card, providers=providers, threads=threads)
+    return Explainer(emitted, card, providers=providers, threads=threads, memory=memory, cache=cache)
 
 
 def _channels_last(about: Description | None) -> bool:

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import EncodeError
 
 from ..rewriter.card import Card, read_card
 from ..rewriter.compile import ATTRIBUTION, HEATMAP
-from ..rewriter.errors import ModelError, OptionError, StaleError, TargetError, nearest
-from ..rewriter.load import PROTOBUF_LIMIT
+from ..rewriter.errors import OptionError, StaleError, TargetError, nearest
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
-from .providers import create_session
+from .opening import open_session, serialize
 from .session import check_feeds, run
 
 if TYPE_CHECKING:
@@ -91,8 +89,7 @@ class Explainer:
     @cached_property
     def session(self) -> InferenceSession:
         """The onnxruntime session, on the providers asked for. Raises ProviderError when one was not taken."""
-        source: bytes | Path = self._path if self._path is not None else serialize(self.model)
-        return open_session(source, self._providers, threads=self._threads, cache=self._cache)
+        return open_session(self.model, self._path, self._providers, threads=self._threads, cache=self._cache)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the file, whole or not at all. Raises OptionError when it cannot be written."""
@@ -289,32 +286,6 @@ def _result(outputs: Mapping[str, Array], plan: Plan) -> Result:
 
     own = {name: outputs[name] for name in names[:start]}
     return Result(own, pick(ATTRIBUTION), pick(HEATMAP), plan)
-
-
-def open_session(
-    source: bytes | str | os.PathLike[str],
-    providers: str | Sequence[Provider] | None = None,
-    *,
-    threads: int | None = None,
-    cache: str | os.PathLike[str] | None = None,
-) -> InferenceSession:
-    """A session for an emitted file. Without the memory pattern of onnxruntime: an explanation keeps most activations
-    of the forward pass, and needs 1.9 times the working memory with it, for 1 to 2 % of the time (EfficientNet-Lite0:
-    26 and 51 MB at batch 1, 215 and 416 MB at batch 8)."""
-    return create_session(source, providers, threads=threads, memory_pattern=False, cache=cache)
-
-
-def serialize(model: onnx.ModelProto) -> bytes:
-    """The file's bytes, the same for the same model. ModelError over protobuf's limit of 2 GiB."""
-    try:
-        data: bytes = model.SerializeToString()
-    except (EncodeError, ValueError) as error:  # protobuf refuses a message it cannot write
-        raise ModelError(
-            f"the explanation does not fit into one ONNX file of at most 2 GiB: {error}"
-        ) from error
-    if len(data) > PROTOBUF_LIMIT:
-        raise ModelError(f"the explanation would have {len(data)} bytes; one ONNX file holds at most 2 GiB")
-    return data
 
 
 def load(

@@ -132,7 +132,7 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
     card = read_card(source.model)
     if card.method != name:
         raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
-    free = {"providers", "threads"}
+    free = {"providers", "threads", "memory", "cache"}
     asked = [key for key, value in options.items() if key not in free and value is not None]
     if options.get("head") == "logits":  # the default of the command line
         asked.remove("head")
@@ -146,6 +146,8 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
         providers=options.get("providers"),
         threads=options.get("threads"),
         path=source.path,
+        memory=options.get("memory"),
+        cache=options.get("cache"),
     )
 
 

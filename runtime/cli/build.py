@@ -14,6 +14,7 @@ from .options import (
     Head,
     Inputs,
     Labels,
+    Memory,
     ModelPath,
     OutputName,
     Overrides,
@@ -48,6 +49,12 @@ def compile_command(
     shapes: Shapes = None,
     preprocess: Preprocess = None,
     labels: Labels = None,
+    lowering: Annotated[
+        str,
+        typer.Option(help="portable, or the forms of one provider: cpu, cuda, tensorrt, web."),
+    ] = "portable",
+    precision: Annotated[str, typer.Option(help="float32, or float16 for accelerators.")] = "float32",
+    memory: Memory = None,
     external_data: External = False,
 ) -> None:
     """Compile a model and a method into one self-contained ONNX file.
@@ -65,6 +72,9 @@ def compile_command(
         shapes=shapes_of(shapes),
         preprocessing=preprocess,
         labels=labels,
+        lowering=lowering,
+        precision=precision,
+        memory=memory,
         external_data=external_data,
         **settings_of(settings, rules),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ...rewriter.errors import ExplainError
-from . import build, fit, inspect, picture, verify
+from . import bench, build, fit, inspect, picture, verify
 
 app = typer.Typer(
     name="onnxplain",
@@ -23,6 +23,7 @@ app.command("explain")(picture.explain_command)
 app.command("check")(inspect.check_command)
 app.command("show")(inspect.show_command)
 app.command("verify")(verify.verify_command)
+app.command("bench")(bench.bench_command)
 app.command("methods")(inspect.methods_command)
 app.command("demo")(picture.demo_command)
 app.add_typer(fit.app, name="fit")

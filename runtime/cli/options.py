@@ -66,6 +66,16 @@ Provider = Annotated[
     list[str] | None,
     typer.Option("--provider", help="cpu, cuda, tensorrt, ... or auto; several in order of preference."),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="What a run may take, such as 2GB; half of what is free by default."
+    ),
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="FOLDER", help="Keep optimised graphs there, so that they open faster."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of one operator.")]
 
 

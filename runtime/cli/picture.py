@@ -22,9 +22,11 @@ from ..images import writable
 from ..pictures import Explanations, explain
 from ..pictures import Progress as Tell
 from .options import (
+    CacheFolder,
     External,
     Head,
     Labels,
+    Memory,
     ModelPath,
     OutputName,
     Overrides,
@@ -88,6 +90,8 @@ def explain_command(
     labels: Labels = None,
     provider: Provider = None,
     threads: Threads = None,
+    memory: Memory = None,
+    cache: CacheFolder = None,
     external_data: External = False,
 ) -> None:
     """Explain photos: a row a photo, a column a method, with the class and its probability."""
@@ -108,6 +112,8 @@ def explain_command(
             labels=labels,
             providers=provider,
             threads=threads,
+            memory=memory,
+            cache=cache,
             external_data=external_data,
             progress=tell,
             **settings_of(settings, rules),

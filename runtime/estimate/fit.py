@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ...rewriter.errors import ModelError, OptionError
 from ...rules.patterns import Patterns
 from ..compiling import Model, description, package_version
-from ..explainer import serialize
+from ..opening import serialize
 from ..providers import create_session
 from ..session import Arrays, run
 from .files import load_statistics, save_statistics

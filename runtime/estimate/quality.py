@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...rewriter.errors import OptionError
 from ..compiling import Model, description
-from ..explainer import serialize
+from ..opening import serialize
 from ..providers import create_session
 from ..session import run
 from .graph import survey

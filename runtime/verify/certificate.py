@@ -13,7 +13,7 @@ import onnx
 
 from ...rewriter.card import PREFIX
 from ..atomic import write_bytes
-from ..explainer import serialize
+from ..opening import serialize
 from .outcome import Outcome, Status, number
 
 KEY = f"{PREFIX}certificate"

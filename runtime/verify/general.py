@@ -10,7 +10,8 @@ import onnx
 
 from ...rewriter.graph import LOOP
 from ...rewriter.passes.shapes import tensor_type
-from ..explainer import Result, serialize
+from ..explainer import Result
+from ..opening import serialize
 from ..session import run
 from .cases import Array, Case
 from .outcome import NotApplicable, Outcome, check, judged, within

@@ -17,7 +17,8 @@ from ...rewriter.errors import ModelError
 from ...rewriter.load import Source
 from ...rewriter.passes.shapes import tensor_type
 from ...rewriter.results import ATTRIBUTION
-from ..explainer import Explainer, Result, serialize
+from ..explainer import Explainer, Result
+from ..opening import serialize
 from ..providers import Provider, create_session
 from ..session import run
 from .cases import Array, Case, Slot

@@ -16,7 +16,8 @@ import onnxplain
 from onnxplain.rewriter.errors import ModelError, OptionError
 from onnxplain.runtime import cache as module
 from onnxplain.runtime.cache import ABOUT, GRAPH, VARIABLE, WEIGHTS, Cache, find_cache, key_of
-from onnxplain.runtime.explainer import Explainer, serialize
+from onnxplain.runtime.explainer import Explainer
+from onnxplain.runtime.opening import serialize
 from onnxplain.runtime.providers import create_session
 from tests.runtime.small import model_of
 

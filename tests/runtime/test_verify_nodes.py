@@ -20,7 +20,7 @@ from onnxplain.rewriter.linear import Chain, Local, Scale
 from onnxplain.rewriter.load import load
 from onnxplain.rewriter.rules import Rules
 from onnxplain.rewriter.site import Site
-from onnxplain.runtime.explainer import serialize
+from onnxplain.runtime.opening import serialize
 from onnxplain.runtime.providers import create_session
 from onnxplain.runtime.verify import adjointness, again, balances, verify
 from onnxplain.runtime.verify.nodes import change

@@ -11,10 +11,10 @@ Bytes. A node reads its inputs and writes its outputs; views (Reshape, Identity,
 Gather) reads as much as it gives. Constants are counted apart. What depends on constants alone (flipped kernels) is
 computed when the file is loaded, and costs nothing.
 
-Kernels. A runtime fuses operators. The least it has to move is counted with this fusion, which no runtime beats
-without running one convolution inside another: an elementwise operator of one variable input is computed again wherever
-its result is read, and costs nothing; one of several inputs runs in the kernel that makes the last of them; all others
-start a kernel. A kernel reads each tensor that others made once, its constants once, and writes what others read.
+Kernels. A runtime fuses operators. What it has to move is counted with a fusion that is hard to beat without running
+one convolution inside another: an elementwise operator of one variable input is computed again wherever its result is
+read, and costs nothing; one of several inputs runs in the kernel that makes the last of them; all others start a
+kernel. A kernel reads each tensor that others made once, its constants once, and writes what others read.
 
 A Loop is counted trip by trip (its first, its last, and those between as the second one is), where the number of trips
 follows from the sizes; no condition ends it before. Of the branches of an If the one with more FLOPs is counted.
@@ -28,15 +28,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import numpy_helper
 
 from .arithmetic import PICKS, work_of
 from .draft import Draft, captured
-from .memory import VIEWS, _body, _bytes, _copied, _light, _shapes
-from .passes.constants import fold, fold_sizes
+from .memory import VIEWS, _body, _bytes, _light, _shapes
 from .passes.functions import inline
-from .passes.shapes import TensorType, infer, set_shape
+from .passes.shapes import TensorType
+from .sizes import settled
 
 MOVED = VIEWS | {"Shape", "Size"}
 """Operators that move no data."""
@@ -47,8 +46,6 @@ POINTWISE = frozenset(
     "Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum "
     "Tan Tanh ThresholdedRelu Where Xor".split()
 )
-SMALL = 1024
-"""Elements of a tensor that the number of trips may be computed from."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,9 @@ def floor(
     """What an explanation cannot do without, as a multiple of its model's forward pass.
 
     arithmetic: FLOPs of the convolutions and matrix products of the explanation over those of the model. A gradient has
-    2.0: each has a data gradient of equal size, and none for the weights. It is what the time ratio comes to where both
-    run at the same FLOPs a second.
+    about 2: each has a data gradient of equal size, and none for the weights (a flipped kernel over a small picture
+    without padding takes more, for it multiplies zeros around it). It is what the time ratio comes to where both run
+    at the same FLOPs a second.
     traffic: bytes that the kernels of the explanation move over those of the model (see the module): every activation
     that the backward pass reads again, every cotangent. It is the ratio where the memory limits both.
     Infinite where the model has nothing of the kind and the explanation has, 1 where neither has. Raises as `count`.
@@ -193,7 +191,7 @@ class _Counter:
     types: dict[str, TensorType]
     constants: set[str]
     nodes: dict[str, NodeCost] = field(default_factory=dict)
-    unknown: dict[str, None] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
     kernels: list[Kernel] = field(default_factory=list)
     _open: list[_Draws] = field(default_factory=list)
     _root: dict[str, str] = field(default_factory=dict)
@@ -201,16 +199,7 @@ class _Counter:
 
     @classmethod
     def of(cls, source: Draft, shapes: Mapping[str, tuple[int, ...]]) -> _Counter:
-        work = Draft(_copied(source.model), dict(source.weights))
-        for value in work.graph.input:
-            if value.name in shapes:
-                set_shape(value, shapes[value.name])
-        fold(work)
-        types = infer(work)
-        for _ in range(4):  # sizes that follow from sizes that follow from ...
-            if not fold_sizes(work, types):
-                break
-            types = infer(work)
+        work, types = settled(source, shapes)
         made = cls(types, work.constants())
         read_outside = {value.name for value in work.graph.output}
         for node in work.graph.node:
@@ -220,7 +209,11 @@ class _Counter:
         return made
 
     def cost(self) -> Cost:
-        return Cost(tuple(self.nodes.values()), tuple(self.kernels), tuple(self.unknown))
+        return Cost(
+            tuple(self.nodes.values()),
+            tuple(self.kernels),
+            tuple(f"{node}: {why}" for node, why in self.unknown.items()),
+        )
 
     def _folds(self, node: onnx.NodeProto) -> bool:
         """Whether the runtime computes the node when it loads the file."""
@@ -269,7 +262,7 @@ class _Counter:
         }
         first, *others = node.output
         pointwise = node.op_type in POINTWISE
-        again = pointwise and len(roots) == 1 and self._size(first) == next(iter(roots.values()))
+        again = pointwise and len(roots) == 1 and self._keeps(node, next(iter(roots)))
         if again or node.op_type in VIEWS:
             source = next(iter(roots)) if again else node.input[0]
             self._root[first] = self._root.get(source, source)
@@ -287,6 +280,12 @@ class _Counter:
                 kernel.reads[root] = min(size, own.written) if node.op_type in PICKS else size
         self._maker |= {name: k for name in (first, *others) if name}
 
+    def _keeps(self, node: onnx.NodeProto, root: str) -> bool:
+        """Whether the node has as many elements as its input; what quantizes is there to be read in its place."""
+        sizes = [self._shape(name) for name in (root, node.output[0])]
+        known = [math.prod(shape) for shape in sizes if shape is not None]
+        return len(known) == 2 and known[0] == known[1] and node.op_type != "QuantizeLinear"
+
     def _close(self, outside: Iterable[str]) -> None:
         """Make kernels of what was put together."""
         needed = {root for kernel in self._open for root in kernel.reads} | set(outside)
@@ -298,7 +297,8 @@ class _Counter:
 
     def _loop(self, node: onnx.NodeProto, work: Draft) -> None:
         graph = next(attribute.g for attribute in node.attribute if attribute.name == "body")
-        trips = _scalar(node.input[0], work, self.types)
+        tensor = work.light().get(node.input[0])
+        trips = None if tensor is None else int(numpy_helper.to_array(tensor).item())
         if trips is None:
             self._not(node, "the number of its trips is not known; one is counted")
         last = (trips or 0) - 1
@@ -307,9 +307,8 @@ class _Counter:
             kinds[1] = last - 1
         for trip, times in kinds.items():
             body = _body(node, graph, work, self.types)
-            for tensor in body.graph.initializer:
-                if tensor.name == graph.input[0].name:
-                    tensor.CopyFrom(numpy_helper.from_array(np.asarray(trip, np.int64), tensor.name))
+            number = body.light()[graph.input[0].name]
+            number.CopyFrom(numpy_helper.from_array(np.asarray(trip, np.int64), number.name))
             inner = _Counter.of(body, {})
             self._take(inner, times, node.output[0])
             for own, name in zip(graph.output[1:], node.output[: len(node.input) - 2], strict=False):
@@ -335,7 +334,7 @@ class _Counter:
             self._not(node, "the size of its output is not known")
 
     def _not(self, node: onnx.NodeProto, why: str) -> None:
-        self.unknown[f"{node.op_type} at {node.name or node.output[0]!r}: {why}"] = None
+        self.unknown.setdefault(f"{node.op_type} at {node.name or node.output[0]!r}", why)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         known = self.types.get(name)
@@ -346,37 +345,6 @@ class _Counter:
 
     def _size(self, name: str) -> int:
         return _bytes(self.types.get(name)) or 0
-
-
-def _scalar(name: str, work: Draft, types: Mapping[str, TensorType]) -> int | None:
-    """The number that a tensor holds, where it follows from small constants."""
-    makers = {y: i for i, node in enumerate(work.graph.node) for y in node.output}
-    light = work.light()
-    wanted, nodes, leaves = [name], set[int](), set[str]()
-    while wanted:
-        x = wanted.pop()
-        if x in light and math.prod(light[x].dims) <= SMALL:
-            leaves.add(x)
-        elif x in makers and _tiny(types.get(x)):
-            i = makers[x]
-            wanted += [] if i in nodes else [one for one in work.graph.node[i].input if one]
-            nodes.add(i)
-        else:
-            return None
-    cone = [work.graph.node[i] for i in sorted(nodes)]
-    graph = helper.make_graph(cone, "trips", [], [onnx.ValueInfoProto(name=name)])
-    graph.initializer.extend(light[x] for x in leaves)
-    try:
-        with np.errstate(all="raise"):
-            made = ReferenceEvaluator(helper.make_model(graph, opset_imports=work.model.opset_import))
-            return int(np.asarray(next(iter(made.run(None, {})))).item())
-    except Exception:
-        return None  # whatever numpy raised: the nodes ask for the impossible
-
-
-def _tiny(known: TensorType | None) -> bool:
-    size = _bytes(known)
-    return size is not None and size <= 8 * SMALL
 
 
 __all__ = ["Cost", "Floor", "Kernel", "NodeCost", "count", "floor", "floor_of", "roofline"]

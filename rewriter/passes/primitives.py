@@ -62,7 +62,9 @@ def flip(g: Emit, w: Value, group: int) -> Value:
     outs, ins, *kernel = w.shape
     rank = len(kernel)
     axes = list(range(2, 2 + rank))
-    if group == 1:
+    if (outs, ins) == (group, 1):
+        turned = w  # one filter a channel
+    elif group == 1:
         turned = g.Transpose(w, perm=[1, 0, *axes])
     else:
         split = g.Reshape(w, g.ints(group, outs // group, ins, *kernel))

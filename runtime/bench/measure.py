@@ -29,8 +29,8 @@ from ...rewriter.memory import estimate
 from ...rules.registry import find, methods
 from ..atomic import write_bytes
 from ..compiling import Model, compile, description, package_version
+from ..describe import Description
 from ..explainer import Explainer
-from ..explainer import load as opened
 from ..lanes import MARGIN, available_memory, sizes_of
 from ..opening import serialize, table_for
 from ..providers import Provider, create_session, short_name
@@ -114,17 +114,22 @@ def bench(
     own = inputs_of(source.model, about, how.images, how.batch, how.seed, how.shapes)
     tell = progress or (lambda text, done: None)
     with tempfile.TemporaryDirectory(prefix="onnxplain-bench-") as folder:
-        job = _Bench(source, how, own, Path(folder), tell, machine)
-        job.about = None if about is None or about.guessed else about.preprocessing.to_record()
-        return job.run(options)
+        return _Bench(source, about, how, own, Path(folder), tell, machine).run(options)
 
 
 class _Bench:
     def __init__(
-        self, source: Source, how: Setup, own: Inputs, folder: Path, tell: Tell, machine: Machine | None
+        self,
+        source: Source,
+        about: Description | None,
+        how: Setup,
+        own: Inputs,
+        folder: Path,
+        tell: Tell,
+        machine: Machine | None,
     ) -> None:
-        self.source, self.how, self.own, self.folder, self.tell = source, how, own, folder, tell
-        self.about: Mapping[str, Any] | None = None
+        self.source, self.about, self.how, self.own = source, about, how, own
+        self.folder, self.tell = folder, tell
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self.model = source.path or folder / "model.onnx"
         if source.path is None:
@@ -155,6 +160,7 @@ class _Bench:
                 one, need = self._prepared(name, given)
             except (UnsupportedError, OptionError, NotLinearError, ModelError, ProviderError) as error:
                 self.refused[name] = _reason(error)
+                self._file(name).unlink(missing_ok=True)
                 continue
             if group and (taken + need > room or len(group) == GROUP):
                 self._time(group, i / len(options))
@@ -180,7 +186,7 @@ class _Bench:
 
     def _prepared(self, name: str, given: Mapping[str, Any]) -> tuple[_Prepared, float]:
         """And the bytes that its session will take, about."""
-        how = self.how
+        how, about = self.how, self.about
         explainer = compile(
             self.source,
             name,
@@ -188,17 +194,21 @@ class _Bench:
             output=how.output,
             head=how.head,
             shapes=how.shapes,
-            preprocessing=self.about,
+            preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
+            labels=None if about is None else about.labels,
             lowering=self.lowering,
             providers=how.providers,
             threads=how.threads,
             **given,
         )
-        file = explainer.save(self.folder / f"{name}.onnx")
+        file = explainer.save(self._file(name))
         feeds = completed(explainer.model, self.own.feeds, explainer.card.options, how.seed)
         one = self._weighed(name, _samples(explainer), file, explainer.model, feeds, memory_pattern=False)
         sizes = sizes_of(explainer.model, feeds, frozenset())
         return one, estimate(explainer.model, self.own.batch, sizes).at(self.own.batch) * MARGIN
+
+    def _file(self, method: str) -> Path:
+        return self.folder / f"{method}.onnx"
 
     def _weighed(
         self,
@@ -209,14 +219,12 @@ class _Bench:
         feeds: Mapping[str, Array],
         memory_pattern: bool,
     ) -> _Prepared:
-        stored = self.folder / "feeds.npz"
-        np.savez(stored, allow_pickle=False, **feeds)
         cost = count(model, self.own.batch, sizes_of(model, feeds, frozenset()))
-        weight = weigh(file, stored, self.how.providers, self.how.threads, memory_pattern)
+        weight = weigh(file, feeds, self.how.providers, self.how.threads, memory_pattern)
         return _Prepared(name, samples, file, len(model.graph.node), cost, weight, feeds, file.stat().st_size)
 
     def _opened(self, file: Path) -> Any:
-        return opened(file, providers=self.how.providers, threads=self.how.threads).session
+        return create_session(file, self.how.providers, threads=self.how.threads, memory_pattern=False)
 
     def _time(self, group: Sequence[_Prepared], done: float) -> None:
         """Side by side with the forward pass. The files are removed: all methods at once may fill a disk."""

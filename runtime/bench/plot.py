@@ -67,43 +67,33 @@ def _bars(axes: Axes, rows: list[Row], forward: Row) -> None:
 
 
 def _dress(axes: Axes, report: Report, rows: list[Row]) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
     names = [row.method + (f" / {row.samples} samples" if row.samples > 1 else "") for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8.5)
-    axes.invert_yaxis()
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
     axes.axvline(1, color=INK, lw=0.8, ls=":", zorder=1)
     axes.grid(axis="x", color="#e3e3e3", lw=0.7, zorder=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    machine = report.machine
+    machine, forward = report.machine, f"{report.forward.seconds.median * 1e3:.3g} ms"
     threads = "" if machine.threads is None else f", {machine.threads} threads"
-    forward = f"{report.forward.seconds.median * 1e3:.3g} ms"
     axes.set_xlabel(f"time, as a multiple of the forward pass ({forward})", fontsize=9)
     shape = " × ".join(map(str, next(iter(report.shapes.values()))))
-    axes.set_title(
-        f"{report.title}, {shape}\n{machine.processor}, {machine.provider}{threads}", fontsize=10, loc="left"
-    )
-    handles = [
-        Patch(color=BAR, label="median, line: 10 to 90 %"),
-        *(
-            [Patch(color=SAMPLED, label="the same, per sample")]
-            if any(row.samples > 1 for row in rows)
-            else []
-        ),
-        Line2D([], [], color=MARK, lw=2, label="floor of this machine (roofline)"),
-        Line2D(
-            [],
-            [],
-            color=INK,
-            marker="D",
-            ls="",
-            mfc="white",
-            ms=4.5,
-            label="FLOPs / those of the forward pass",
-        ),
-    ]
+    title = f"{report.title}, {shape}\n{machine.processor}, {machine.provider}{threads}"
+    axes.set_title(title, fontsize=10, loc="left")
+    _legend(axes, any(row.samples > 1 for row in rows))
+
+
+def _legend(axes: Axes, sampled: bool) -> None:
+    from matplotlib.artist import Artist
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Artist] = [Patch(color=BAR, label="median; line: 10 to 90 %")]
+    if sampled:
+        handles.append(Patch(color=SAMPLED, label="the same, per sample"))
+    handles.append(Line2D([], [], color=MARK, lw=2, label="floor of this machine (roofline)"))
+    flops = Line2D([], [], color=INK, marker="D", linestyle="", markerfacecolor="white", markersize=4.5)
+    flops.set_label("FLOPs, over those of the forward pass")
+    handles.append(flops)
     axes.figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=2)

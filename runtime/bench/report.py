@@ -72,6 +72,14 @@ class Report:
         load = "" if self.load is None else f"; load of the machine before the start: {self.load:.1f}"
         return f"{shapes} ({self.source}), lowered for {self.lowering}, up to {self.repeats} rounds{load}"
 
+    def gaps(self) -> list[str]:
+        """A line for each graph whose floors leave out nodes."""
+        return [
+            f"The floors of `{row.method}` leave out {len(row.uncounted)} nodes, the first: {row.uncounted[0]}."
+            for row in (self.forward, *self.rows)
+            if row.uncounted
+        ]
+
     def record(self) -> dict[str, Any]:
         """Everything, for JSON. An infinite floor becomes null."""
         rows = [{**asdict(row), "over_least": row.over_least} for row in (self.forward, *self.rows)]
@@ -100,9 +108,10 @@ class Report:
         refused = "\n".join(f"- `{name}`: {why}" for name, why in self.refused.items())
         tail = f"\n## Left out\n\n{refused}\n" if refused else ""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        missing = "".join(f"\n{line}\n" for line in self.gaps())
         return (
             f"# What explanations of {self.title} cost\n\n{self.machine}\n{versions}.\n\n{self.context}.\n\n{table}\n\n"
-            f"{LEGEND}\n{tail}"
+            f"{LEGEND}\n{missing}{tail}"
         )
 
 

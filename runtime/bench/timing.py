@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLE = 0.05
 """Seconds that one sample lasts at least: short calls are repeated and averaged."""
+PAUSE = 0.03
+"""Seconds before each sample, in which the idle threads of other sessions stop spinning."""
 LEAST = 3
 """Rounds that a median needs."""
 
@@ -44,7 +46,7 @@ def interleave(
     """
     lengths = {name: min(seconds(run), seconds(run)) for name, run in runs.items()}
     counts = {name: max(1, round(sample / max(took, 1e-6))) for name, took in lengths.items()}
-    cost = sum(lengths[name] * (counts[name] + 1) for name in runs)
+    cost = sum(PAUSE + lengths[name] * (counts[name] + 1) for name in runs)
     rounds = max(1, min(repeats, max(LEAST, int(budget / cost))))
     times = {name: np.zeros(rounds) for name in runs}
     order, names = np.random.default_rng(0), list(runs)
@@ -54,6 +56,7 @@ def interleave(
         for i in range(rounds):
             for k in order.permutation(len(names)):
                 run, count = runs[names[k]], counts[names[k]]
+                time.sleep(PAUSE if sample else 0.0)
                 if count > 1:
                     run()
                 times[names[k]][i] = seconds(partial(_repeat, run, count)) / count

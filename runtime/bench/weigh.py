@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,20 +42,28 @@ class Weight:
 
 def weigh(
     file: Path,
-    feeds: Path,
+    feeds: Mapping[str, npt.NDArray[Any]],
     providers: str | Sequence[Provider] | None,
     threads: int | None,
     memory_pattern: bool,
 ) -> Weight:
-    """In a fresh process, without a cache of optimised graphs. feeds: an .npz file. Raises ModelError when that process
-    fails, with what it said."""
-    request = {
-        "file": str(file),
-        "feeds": str(feeds),
-        "providers": providers,
-        "threads": threads,
-        "memory_pattern": memory_pattern,
-    }
+    """In a fresh process, without a cache of optimised graphs. Raises ModelError when that process fails, with what it
+    said."""
+    with tempfile.TemporaryDirectory(prefix="onnxplain-weigh-") as folder:
+        stored = Path(folder) / "feeds.npz"
+        np.savez(stored, *feeds.values())
+        request = {
+            "file": str(file),
+            "names": list(feeds),
+            "feeds": str(stored),
+            "providers": providers,
+            "threads": threads,
+            "memory_pattern": memory_pattern,
+        }
+        return _asked(request, file.name)
+
+
+def _asked(request: Mapping[str, Any], name: str) -> Weight:
     command = [sys.executable, "-P", "-m", "onnxplain.runtime.bench.weigh"]
     environment = {key: value for key, value in os.environ.items() if key != "ONNXPLAIN_CACHE"}
     try:
@@ -62,12 +71,10 @@ def weigh(
             command, input=json.dumps(request), capture_output=True, text=True, timeout=LIMIT, env=environment
         )
     except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{file.name} took more than {LIMIT} s in a process of its own") from error
+        raise ModelError(f"{name} took more than {LIMIT} s in a process of its own") from error
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-        raise ModelError(
-            f"{file.name} failed in a process of its own (exit code {done.returncode}): {last[:300]}"
-        )
+        raise ModelError(f"{name} failed in a process of its own (exit code {done.returncode}): {last[:300]}")
     return Weight(**json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -76,7 +83,7 @@ def _measure(request: Mapping[str, Any]) -> Weight:
     if isinstance(providers, list):
         providers = [one if isinstance(one, str) else tuple(one) for one in providers]
     with np.load(request["feeds"], allow_pickle=False) as stored:
-        feeds: dict[str, npt.NDArray[Any]] = dict(stored)
+        feeds = {name: stored[f"arr_{i}"] for i, name in enumerate(request["names"])}
 
     def opened() -> Any:
         return create_session(

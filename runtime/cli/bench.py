@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
@@ -36,6 +37,8 @@ from .options import (
 )
 
 TEXTS = (".md", ".json")
+EXPENDABLE = ("bytes ×", "session", "file", "FLOPs ×", "per sample", "memory", "floor")
+"""Columns that a narrow terminal does without, the first ones first."""
 
 
 def bench_command(
@@ -145,11 +148,26 @@ def _bar() -> Iterator[Tell]:
 
 def _print(found: Report) -> None:
     console = Console()
-    columns = (Column(name, justify="right") for name in COLUMNS)
-    shown = Table(Column("", no_wrap=True), *columns, title=f"what explanations of {found.title} cost")
-    for row in (found.forward, *found.rows):
-        shown.add_row(row.method, *cells_of(row, found.forward))
-    console.print(shown)
+    shown = list(COLUMNS)
+    for name in EXPENDABLE:
+        if Measurement.get(console, console.options, _table(found, shown)).minimum <= console.width:
+            break
+        shown.remove(name)
+    console.print(_table(found, shown))
+    missing = [name for name in COLUMNS if name not in shown]
+    if missing:
+        print(f"the terminal is too narrow for: {', '.join(missing)}; --out writes them")
     for name, why in found.refused.items():
         console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+    for line in found.gaps():
+        console.print(line, markup=False, highlight=False)
     console.print(str(found.machine), found.context, sep="\n", markup=False, highlight=False)
+
+
+def _table(found: Report, shown: Sequence[str]) -> Table:
+    columns = (Column(name, justify="right", no_wrap=True) for name in shown)
+    made = Table(Column("", no_wrap=True), *columns, title=f"what explanations of {found.title} cost")
+    for row in (found.forward, *found.rows):
+        cells = dict(zip(COLUMNS, cells_of(row, found.forward), strict=True))
+        made.add_row(row.method, *(cells[name] for name in shown))
+    return made

@@ -70,8 +70,7 @@ def test_floor_by_bytes_by_hand() -> None:
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without processes of their own, which load torch again every time, and so without memory; torch's settings as they
-    were before."""
+    """Without processes of their own, which load torch every time, and so without memory; torch as before."""
     torch = pytest.importorskip("torch")
     monkeypatch.setattr("benchmarks.measure.fresh", lambda call, *args: call(*args))
     monkeypatch.setattr("benchmarks.measure.memory", lambda *_: None)

@@ -32,7 +32,7 @@ from onnx import numpy_helper
 
 from .arithmetic import PICKS, work_of
 from .draft import Draft, captured
-from .memory import VIEWS, _body, _bytes, _light, _shapes
+from .memory import VIEWS, body_of, bytes_of, fed_shapes, lightened
 from .passes.functions import inline
 from .passes.shapes import TensorType
 from .sizes import settled
@@ -125,9 +125,9 @@ def count(model: onnx.ModelProto, batch: int = 1, sizes: Mapping[str, int] | Non
     first axis that are not given stand for the batch. Raises OptionError for a symbol of another axis without a size;
     ModelError when the shapes do not fit together.
     """
-    work = _light(model)
+    work = lightened(model)
     inline(work)
-    return _Counter.of(work, _shapes(work.model, batch, sizes or {})).cost()
+    return _Counter.of(work, fed_shapes(work.model, batch, sizes or {})).cost()
 
 
 def floor(
@@ -228,7 +228,7 @@ class _Counter:
         if node.op_type == "Loop":
             self._loop(node, work)
         elif node.op_type == "If":
-            counted = [_Counter.of(_body(node, a.g, work, self.types), {}) for a in node.attribute]
+            counted = [_Counter.of(body_of(node, a.g, work, self.types), {}) for a in node.attribute]
             self._take(max(counted, key=lambda c: c.cost().flops), 1, node.output[0])
         else:
             self._complete(node)
@@ -306,7 +306,7 @@ class _Counter:
         if last > 2:
             kinds[1] = last - 1
         for trip, times in kinds.items():
-            body = _body(node, graph, work, self.types)
+            body = body_of(node, graph, work, self.types)
             number = body.light()[graph.input[0].name]
             number.CopyFrom(numpy_helper.from_array(np.asarray(trip, np.int64), number.name))
             inner = _Counter.of(body, {})
@@ -325,11 +325,11 @@ class _Counter:
     def _complete(self, node: onnx.NodeProto) -> None:
         """A sum that a loop carries starts as a number, and is then as large as what is added to it."""
         y = node.output[0]
-        if _bytes(self.types.get(y)) is not None:
+        if bytes_of(self.types.get(y)) is not None:
             return
-        known = [self.types[x] for x in node.input if _bytes(self.types.get(x)) is not None]
+        known = [self.types[x] for x in node.input if bytes_of(self.types.get(x)) is not None]
         if node.op_type in POINTWISE and known:
-            self.types[y] = max(known, key=lambda t: _bytes(t) or 0)
+            self.types[y] = max(known, key=lambda t: bytes_of(t) or 0)
         elif node.op_type not in MOVED:
             self._not(node, "the size of its output is not known")
 
@@ -344,7 +344,7 @@ class _Counter:
         return sizes if len(sizes) == len(known.shape) else None
 
     def _size(self, name: str) -> int:
-        return _bytes(self.types.get(name)) or 0
+        return bytes_of(self.types.get(name)) or 0
 
 
 __all__ = ["Cost", "Floor", "Kernel", "NodeCost", "count", "floor", "floor_of", "roofline"]

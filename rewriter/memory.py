@@ -70,7 +70,7 @@ def estimate(model: onnx.ModelProto, batch: int = 1, sizes: Mapping[str, int] | 
     """
     if batch < 1:
         raise OptionError(f"batch is {batch}; it must be at least 1")
-    return _line(_light(model), batch, sizes or {})
+    return _line(lightened(model), batch, sizes or {})
 
 
 def dimensions(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
@@ -121,7 +121,7 @@ def choose_lanes(
 
 def _line(work: Draft, batch: int, sizes: Mapping[str, int]) -> Memory:
     many = max(batch, 2)
-    one, more = (_Count.of(work, _shapes(work.model, rows, sizes)) for rows in (1, many))
+    one, more = (_Count.of(work, fed_shapes(work.model, rows, sizes)) for rows in (1, many))
     slope = max(0, -(-(more.peak - one.peak) // (many - 1)))
     return Memory(one.weights, slope, max(0, one.peak - slope), tuple(one.unknown))
 
@@ -131,7 +131,7 @@ def _named(x: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     return tuple(f"{x.name}[{i}]" if dim is None else dim for i, dim in enumerate(shape))
 
 
-def _shapes(model: onnx.ModelProto, batch: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def fed_shapes(model: onnx.ModelProto, batch: int, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     found = {}
     for name, dims in dimensions(model).items():
         found[name] = tuple(_size(dim, axis, name, batch, sizes) for axis, dim in enumerate(dims))
@@ -154,7 +154,7 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _light(model: onnx.ModelProto) -> Draft:
+def lightened(model: onnx.ModelProto) -> Draft:
     """The model with the data of its heavy weights left out, also those in subgraphs: they are then read from
     outside."""
     weights: dict[str, TensorProto] = {}
@@ -191,7 +191,7 @@ def _light_graph(graph: onnx.GraphProto, weights: dict[str, TensorProto]) -> onn
     return copy
 
 
-def _bytes(known: TensorType | None) -> int | None:
+def bytes_of(known: TensorType | None) -> int | None:
     """None when the size is not known."""
     if known is None or known.shape is None or known.dtype is None:
         return None
@@ -252,7 +252,7 @@ class _Count:
         for node in nodes:
             for name in node.input:
                 if name in self.constants and (node.op_type in PACKED or name not in shared):
-                    self.weights += _bytes(self.types.get(name)) or 0
+                    self.weights += bytes_of(self.types.get(name)) or 0
                     shared.add(name)
 
     def _inside(self, node: onnx.NodeProto, work: Draft) -> int:
@@ -260,10 +260,10 @@ class _Count:
         most = 0
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                body = _body(node, attribute.g, work, self.types)
+                body = body_of(node, attribute.g, work, self.types)
                 inner = _Count.of(body, {})
                 # onnxruntime keeps the body as it was read, besides the packed copies.
-                own = sum(_bytes(inner.types.get(name)) or 0 for name in body.weights)
+                own = sum(bytes_of(inner.types.get(name)) or 0 for name in body.weights)
                 self.weights += inner.weights + own
                 self.unknown += inner.unknown
                 most = max(most, inner.peak)
@@ -276,7 +276,7 @@ class _Count:
             source = self._reused(node, name, last)
             if source is None:
                 source = len(self._size)
-                size = _bytes(self.types.get(name))
+                size = bytes_of(self.types.get(name))
                 if size is None:
                     self.unknown.append(name)
                 self._size[source], self._left[source] = size or 0, 0
@@ -294,7 +294,7 @@ class _Count:
         for x in node.input:
             home = self._home.get(x)
             ends = home is not None and self._left[home] == list(node.input).count(x)
-            if home is not None and ends and self._size[home] == _bytes(self.types.get(name)):
+            if home is not None and ends and self._size[home] == bytes_of(self.types.get(name)):
                 return home
         return None
 
@@ -338,7 +338,7 @@ def _readers(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> dict[st
     return counts
 
 
-def _body(
+def body_of(
     node: onnx.NodeProto, graph: onnx.GraphProto, work: Draft, types: Mapping[str, TensorType]
 ) -> Draft:
     """A subgraph as a model: what it reads from outside becomes inputs, or constants where they are known. A Loop is

@@ -81,25 +81,42 @@ def compile(
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels)
-    names = about.labels if about is not None else find_labels(model, metadata_of(source.model), labels)
     request = Request(
         target=target,
         output=output,
         head=head,
-        inputs=None if inputs is None else tuple(inputs),
         reduce=None if reduce is None else (reduce, readout(reduce, _channels_last(about))),
-        shapes=None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
         provider=lowering,
         precision=precision,
-        memory=None if memory is None else parse_bytes(memory),
-        preprocessing=None if about is None or about.guessed else about.preprocessing.to_record(),
-        labels=names,
         options=resolved(options, source),
-        version=package_version(),
+        **_fixed(inputs, shapes, memory),
+        **_told(model, source, about, labels),
     )
     emitted, card = compile_source(source, chosen, request)
     vet_overrides(card)
     return Explainer(emitted, card, providers=providers, threads=threads, memory=memory, cache=cache)
+
+
+def _fixed(
+    inputs: Sequence[str] | None, shapes: Mapping[str, Sequence[Dim]] | None, memory: int | str | None
+) -> dict[str, Any]:
+    return {
+        "inputs": None if inputs is None else tuple(inputs),
+        "shapes": None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()},
+        "memory": None if memory is None else parse_bytes(memory),
+    }
+
+
+def _told(
+    model: Model,
+    source: Source,
+    about: Description | None,
+    labels: str | os.PathLike[str] | Sequence[str] | None,
+) -> dict[str, Any]:
+    """What the file says about the pictures it takes, the classes it knows, and who wrote it."""
+    known = about.labels if about is not None else find_labels(model, metadata_of(source.model), labels)
+    record = None if about is None or about.guessed else about.preprocessing.to_record()
+    return {"preprocessing": record, "labels": known, "version": package_version()}
 
 
 def _channels_last(about: Description | None) -> bool:

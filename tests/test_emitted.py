@@ -40,6 +40,7 @@ CARD = {
     "version": str,
     "method": str,
     "options": dict,
+    "primitives": dict,
     "target": dict,
     "rules": dict,
     "lanes": list,

@@ -115,7 +115,7 @@ class Report:
         )
 
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "time",
     "× forward",
     "per sample",

@@ -147,10 +147,10 @@ def _bar() -> Iterator[Tell]:
 
 
 def _print(found: Report) -> None:
-    console = Console()
-    shown = list(COLUMNS)
+    console, endless = Console(), Console(width=1000)
+    shown: list[str] = list(COLUMNS)
     for name in EXPENDABLE:
-        if Measurement.get(console, console.options, _table(found, shown)).minimum <= console.width:
+        if Measurement.get(endless, endless.options, _table(found, shown)).maximum <= console.width:
             break
         shown.remove(name)
     console.print(_table(found, shown))

@@ -20,10 +20,10 @@ if not __package__:  # run as a file: let `benchmarks` be found
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import onnxplain
-from benchmarks.networks import NETWORKS, pictures, write
+from benchmarks.files import lowerings
+from benchmarks.networks import NETWORKS, Floats, pictures, write
 from benchmarks.table import machine, spread, table
 from benchmarks.timing import Spread, fresh, interleave
-from benchmarks.variants import Floats
 from onnxplain.rewriter.errors import UnsupportedError
 from onnxplain.runtime.providers import create_session
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--networks", nargs="+", choices=sorted(NETWORKS), default=["efficientnet_lite0", "resnet50"]
     )
+    parser.add_argument("--lowering", choices=lowerings(), default=lowerings()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
@@ -70,14 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{name} ...", file=sys.stderr, flush=True)
             model = fresh(write, name, Path(folder) / f"{name}.onnx", args.quick)
             x = fresh(pictures, model, 1)
-            costs = fresh(_network, NETWORKS[name].title, model, x, args.threads, repeats)
+            costs = fresh(_network, NETWORKS[name].title, model, x, args.threads, repeats, args.lowering)
             measured.append(costs)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(report(measured, args, repeats), encoding="utf-8")
     print(args.out.read_text(encoding="utf-8"))
 
 
-def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> Costs:
+def _network(title: str, model: Path, x: Floats, threads: int, repeats: int, lowering: str) -> Costs:
     """In groups, each beside the forward pass: all methods at once would fill the memory of a small machine."""
     plain = create_session(model, "cpu", threads=threads)
     name = plain.get_inputs()[0].name
@@ -91,7 +92,7 @@ def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> 
         runs: dict[str, Callable[[], object]] = {FORWARD: forward}
         for method in names[start : start + 4]:
             try:
-                runs[method], sizes[method] = _prepared(model, method, x, threads)
+                runs[method], sizes[method] = _prepared(model, method, x, threads, lowering)
             except UnsupportedError as error:
                 missing[method] = error.sites[0].reason
         times = interleave(runs, repeats)
@@ -102,10 +103,12 @@ def _network(title: str, model: Path, x: Floats, threads: int, repeats: int) -> 
     return Costs(title, Spread.of(np.concatenate(seconds)), ratios, sizes, missing)
 
 
-def _prepared(model: Path, method: str, x: Floats, threads: int) -> tuple[Callable[[], object], float]:
+def _prepared(
+    model: Path, method: str, x: Floats, threads: int, lowering: str
+) -> tuple[Callable[[], object], float]:
     known = onnxplain.methods()[method].options
     options = {key: value for key, value in OPTIONS.items() if key in known}
-    explainer = onnxplain.compile(model, method, target="top", threads=threads, **options)
+    explainer = onnxplain.compile(model, method, target="top", threads=threads, lowering=lowering, **options)
     size = explainer.model.ByteSize() / model.stat().st_size
     return partial(explainer, x), size
 
@@ -134,8 +137,9 @@ def report(measured: Sequence[Costs], args: argparse.Namespace, repeats: int) ->
     return f"""# What every method costs on the CPU
 
 {quick}{machine(args.threads, PACKAGES, None)}
-Batch 1, float32, {repeats} rounds; time over that of the forward pass in the same round, median (tenth to ninetieth
-percentile). Methods that average run {SAMPLES} samples, and the figure is the time of one of them.
+Batch 1, float32, lowered for `{args.lowering}`, {repeats} rounds; time over that of the forward pass in the same
+round, median (tenth to ninetieth percentile). Methods that average run {SAMPLES} samples, and the figure is the time of
+one of them.
 
 {table(["", *(m.title for m in measured)], rows)}
 {" ".join(gaps)}

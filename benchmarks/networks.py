@@ -16,6 +16,7 @@ from onnxplain.models.mobilenet import mobilenet_v2
 from onnxplain.models.resnet import resnet
 from onnxplain.models.unet import unet
 from onnxplain.models.vgg import vgg
+from onnxplain.models.vit import vit
 from onnxplain.runtime.images import prepare, read_image
 from onnxplain.runtime.preprocess import Preprocessing
 
@@ -27,20 +28,31 @@ PHOTOS = ("cat_chelsea", "goldfish", "panda", "coffee", "rocket", "volleyball", 
 
 @dataclass(frozen=True)
 class Network:
-    """A network at full size, and in a small form that runs in no time."""
+    """A network at full size, and in a small form that runs in no time. large: what runs it dozens of times takes
+    minutes."""
 
     title: str
     full: Build
     quick: Build
+    large: bool = False
 
 
 def shipped(name: str) -> Network:
-    """A trained model of the package; it has one size only."""
+    """A trained model of the package; it has one size only, unless it takes any."""
 
     def build() -> onnx.ModelProto:
         return onnx.load(models.path(name))
 
     return Network(str((models.record(models.path(name)) or {})["name"]), build, build)
+
+
+def upscaler(size: int) -> onnx.ModelProto:
+    """The shipped upscaler for pictures of `size` × `size` pixels."""
+    model = onnx.load(models.path("esrgan_slim_x4"))
+    for value, factor in ((model.graph.input[0], 1), (model.graph.output[0], 4)):
+        for dim in value.type.tensor_type.shape.dim[2:]:
+            dim.dim_value = size * factor
+    return model
 
 
 NETWORKS: dict[str, Network] = {
@@ -54,20 +66,24 @@ NETWORKS: dict[str, Network] = {
         lambda: resnet(50),
         lambda: resnet(50, size=64, width=0.25),
     ),
-    "vgg16": Network("VGG-16", lambda: vgg(16), lambda: vgg(16, size=64, width=0.25)),
+    "vgg16": Network("VGG-16", lambda: vgg(16), lambda: vgg(16, size=64, width=0.25), large=True),
     "mobilenet-v2": Network("MobileNetV2", mobilenet_v2, lambda: mobilenet_v2(size=64, width=0.5)),
     "unet": Network(
         "U-Net 256, 32 filters, depth 4",
         lambda: unet(size=256, base=32, depth=4),
         lambda: unet(size=64, base=8, depth=3),
     ),
+    "vit-tiny": Network("ViT-Ti/16", vit, lambda: vit(size=64, depth=2, width=48)),
+    "vit-small": Network(
+        "ViT-S/16", lambda: vit(width=384, heads=6), lambda: vit(size=64, depth=2, width=96, heads=6)
+    ),
     **{name: shipped(name) for name in models.names()},
+    "esrgan_slim_x4": Network("ESRGAN slim ×4, 64 × 64", lambda: upscaler(64), lambda: upscaler(32)),
 }
 """Untrained ones are seeded. ResNet-50 carries its normalisation in the convolutions, as exporters write it: so
 torch gets no more nodes to run than onnxruntime, which would fold them when it loads the file."""
 
-DEFAULT = ("resnet50", "vgg16", "mobilenet-v2", "efficientnet_lite0", "unet")
-QUICK = ("resnet50", "mobilenet-v2")
+DEFAULT = ("vgg16", "resnet50", "mobilenet-v2", "efficientnet_lite0", "vit-tiny", "esrgan_slim_x4")
 
 
 def write(name: str, path: Path, quick: bool = False) -> Path:

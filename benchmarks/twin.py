@@ -2,170 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from torch import nn
 
-Attributes = Mapping[str, Any]
+from benchmarks.modules import PATTERNS, Made, Weights, single
 
 
-class Add(nn.Module):  # type: ignore[misc]
-    def forward(self, a: Any, b: Any) -> Any:
-        return a + b
+@dataclass(frozen=True)
+class Step:
+    """`output` = `call` of `inputs`."""
 
-
-class Concat(nn.Module):  # type: ignore[misc]
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, *values: Any) -> Any:
-        return torch.cat(values, self.axis)
+    inputs: tuple[str, ...]
+    output: str
+    call: Callable[..., Any]
 
 
 class OnnxTwin(nn.Module):  # type: ignore[misc]
-    """One submodule a node, run in the file's order; no module twice, so that hooks see every activation apart.
+    """The nodes as torch would have them, run in the file's order; no module twice, so that hooks see every
+    activation apart.
 
-    A Reshape counts as Flatten (that is what exporters write for it); the nodes that work out its sizes are
-    left out. Whoever uses the twin compares its output with onnxruntime's first.
+    Whoever uses the twin compares its output with onnxruntime's first: nodes that work out sizes are left out, and a
+    Reshape to such sizes is taken for a Flatten. add: makes the module for a sum of two branches, where a library
+    wants one of its own.
     Raises NotImplementedError for an operator or a form that no network of the benchmarks has.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, weights: Weights, add: Callable[[], Any] | None = None
+    ) -> None:
         super().__init__()
-        weights = {entry.name: entry for entry in model.graph.initializer}
         self.start, self.end = model.graph.input[0].name, model.graph.output[0].name
-        self.parts = nn.ModuleList()
-        self.steps: list[tuple[list[str], str]] = []
-        live = {self.start}
-        for node in model.graph.node:
-            inputs = [name for name in node.input if name in live]
-            if node.op_type == "Shape" or not inputs:
-                continue  # sizes
-            parameters = [_tensor(weights[name]) for name in node.input if name in weights]
-            attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-            self.parts.append(_module(node.op_type, attributes, parameters))
-            self.steps.append((inputs[:1] if node.op_type == "Reshape" else inputs, node.output[0]))
-            live.add(node.output[0])
-        last = {name: i for i, (names, _) in enumerate(self.steps) for name in names}
-        self.done = [
-            [name for name in set(names) if last[name] == i] for i, (names, _) in enumerate(self.steps)
-        ]
+        self.steps = list(_steps(model, weights, add))
+        self.parts = nn.ModuleList(step.call for step in self.steps if isinstance(step.call, nn.Module))
+        last = {name: i for i, step in enumerate(self.steps) for name in step.inputs}
+        self.done = [[x for x in set(step.inputs) if last[x] == i] for i, step in enumerate(self.steps)]
         self.eval().requires_grad_(False)
 
     def forward(self, x: Any) -> Any:
         values = {self.start: x}
-        for part, (names, made), done in zip(self.parts, self.steps, self.done, strict=True):
-            values[made] = part(*(values[name] for name in names))
+        for step, done in zip(self.steps, self.done, strict=True):
+            values[step.output] = step.call(*[values[name] for name in step.inputs])
             for name in done:
                 del values[name]
         return values[self.end]
 
+    def maker(self, value: str) -> Any:
+        """The module that makes a value of the file."""
+        return next(step.call for step in self.steps if step.output == value)
+
 
 @cache
-def twin(model: Path) -> OnnxTwin:
-    return OnnxTwin(onnx.load(model))
+def twin(model: Path, add: Callable[[], Any] | None = None) -> OnnxTwin:
+    """One a process; all twins of a file share its weights."""
+    proto, weights = _read(model)
+    return OnnxTwin(proto, weights, add)
 
 
-def _tensor(entry: onnx.TensorProto) -> Any:
-    return torch.from_numpy(np.array(numpy_helper.to_array(entry)))
+def channels_last(model: Path) -> OnnxTwin:
+    made: Any = OnnxTwin(*_read(model))
+    made.to(memory_format=torch.channels_last)  # in place
+    return cast(OnnxTwin, made)
 
 
-def _module(op: str, attributes: Attributes, parameters: list[Any]) -> Any:
-    if op not in MODULES:
-        raise NotImplementedError(f"the twin has no {op}")
-    return MODULES[op](attributes, parameters)
+@cache
+def _read(model: Path) -> tuple[onnx.ModelProto, Weights]:
+    proto = onnx.load(model)
+    weights = {
+        entry.name: torch.from_numpy(np.array(numpy_helper.to_array(entry)))
+        for entry in proto.graph.initializer
+    }
+    del proto.graph.initializer[:]
+    return proto, weights
 
 
-def _pads(attributes: Attributes) -> tuple[Any, list[int]]:
-    """The module that pads, where both ends differ, and the pads of the window itself."""
-    top, left, bottom, right = attributes["pads"]
-    if (top, left) == (bottom, right):
-        return None, [top, left]
-    return nn.ZeroPad2d((left, right, top, bottom)), [0, 0]
+def _steps(model: onnx.ModelProto, weights: Weights, add: Callable[[], Any] | None) -> Iterator[Step]:
+    nodes = list(model.graph.node)
+    live = {model.graph.input[0].name}
+    at = 0
+    while at < len(nodes):
+        row, made = _next(nodes[at:], live, weights, model.graph.input[0].name)
+        at += len(row)
+        if made is None:
+            continue
+        inputs, call = made
+        if add is not None and row[0].op_type == "Add" and len(inputs) == 2:
+            call = add()
+        yield Step(tuple(inputs), row[-1].output[0], call)
+        live.add(row[-1].output[0])
 
 
-def _filled(module: Any, parameters: list[Any]) -> Any:
-    """The module, built without storage, with these as its weight and bias."""
-    for name, value in zip(("weight", "bias"), parameters, strict=False):
-        if getattr(module, name).shape != value.shape:
-            raise NotImplementedError(f"{name} of shape {list(value.shape)}")
-        setattr(module, name, nn.Parameter(value, requires_grad=False))
-    return module
-
-
-def _conv(attributes: Attributes, parameters: list[Any]) -> Any:
-    weight, group = parameters[0], attributes["group"]
-    before, padding = _pads(attributes)
-    conv = nn.Conv2d(
-        weight.shape[1] * group,
-        weight.shape[0],
-        list(weight.shape[2:]),
-        attributes["strides"],
-        padding,
-        attributes["dilations"],
-        group,
-        bias=len(parameters) > 1,
-        device="meta",
-    )
-    conv = _filled(conv, parameters)
-    return conv if before is None else nn.Sequential(before, conv)
-
-
-def _conv_transpose(attributes: Attributes, parameters: list[Any]) -> Any:
-    inner, outer, *kernel = parameters[0].shape
-    bias = len(parameters) > 1
-    made = nn.ConvTranspose2d(inner, outer, kernel, attributes["strides"], bias=bias, device="meta")
-    if any(attributes["pads"]):
-        raise NotImplementedError("a ConvTranspose with pads")
-    return _filled(made, parameters)
-
-
-def _gemm(attributes: Attributes, parameters: list[Any]) -> Any:
-    if not attributes.get("transB", 0) or attributes.get("transA", 0):
-        raise NotImplementedError("a Gemm that is no x Wᵀ + b")
-    outs, ins = parameters[0].shape
-    return _filled(nn.Linear(ins, outs, bias=len(parameters) > 1, device="meta"), parameters)
-
-
-def _norm(attributes: Attributes, parameters: list[Any]) -> Any:
-    scale, bias, mean, variance = parameters
-    norm = nn.BatchNorm2d(len(scale), eps=attributes.get("epsilon", 1e-5))
-    norm.running_mean, norm.running_var = mean, variance
-    return _filled(norm, [scale, bias])
-
-
-def _clip(attributes: Attributes, parameters: list[Any]) -> Any:
-    if [float(value) for value in parameters] != [0.0, 6.0]:
-        raise NotImplementedError("a Clip that is no ReLU6")
-    return nn.ReLU6()
-
-
-def _max_pool(attributes: Attributes, parameters: list[Any]) -> Any:
-    before, padding = _pads(attributes)
-    if before is not None:
-        raise NotImplementedError("a MaxPool whose pads differ from end to end")
-    return nn.MaxPool2d(list(attributes["kernel_shape"]), list(attributes["strides"]), padding)
-
-
-MODULES: Mapping[str, Callable[[Attributes, list[Any]], Any]] = {
-    "Add": lambda attributes, parameters: Add(),
-    "BatchNormalization": _norm,
-    "Clip": _clip,
-    "Concat": lambda attributes, parameters: Concat(attributes["axis"]),
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Flatten": lambda attributes, parameters: nn.Flatten(attributes.get("axis", 1)),
-    "Gemm": _gemm,
-    "GlobalAveragePool": lambda attributes, parameters: nn.AdaptiveAvgPool2d(1),
-    "MaxPool": _max_pool,
-    "Relu": lambda attributes, parameters: nn.ReLU(),
-    "Reshape": lambda attributes, parameters: nn.Flatten(1),
-}
+def _next(
+    nodes: Sequence[onnx.NodeProto], live: set[str], weights: Weights, start: str
+) -> tuple[Sequence[onnx.NodeProto], Made | None]:
+    """The nodes of the next step, and the step; None where they only work out sizes."""
+    for pattern in PATTERNS:
+        row = nodes[: len(pattern.ops)]
+        if tuple(node.op_type for node in row) == pattern.ops and (made := pattern.make(row, weights)):
+            return row, made
+    node = nodes[0]
+    inputs = [name for name in node.input if name in live]
+    if node.op_type == "Expand" and node.input[0] in weights:
+        inputs = [start]
+    return nodes[:1], single(node, inputs, weights) if inputs and node.op_type != "Shape" else None

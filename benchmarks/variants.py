@@ -2,140 +2,220 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
+from benchmarks.case import LOPSIDED, OVERLAP, Case, Run
 
-from onnxplain.runtime.providers import create_session
-
-Floats = NDArray[np.float32]
-Run = Callable[[], Floats]
-
-METHODS = ("saliency", "input-x-gradient", "guided-backprop", "deconvnet")
 FORWARD = "onnxruntime forward"
-VARIANTS = (
-    FORWARD,
-    *(f"onnxplain {method}" for method in METHODS),
-    "torch forward",
-    "torch gradient",
-    "torch gradient, channels last",
-    *(f"captum {method}" for method in METHODS),
+OUTPUTS = 1e-4
+"""Largest difference of an output to onnxruntime's, over the largest output."""
+GRADIENT = 0.05
+"""Relative L2 distance of an attribution to onnxplain's. Not rounding: an activation that lies within rounding
+of a kink falls on either side of it, which opens or shuts a path of the network. Between float32 and float64 in
+torch alone this makes up to a few hundredths in deep networks; a wrong rule makes about 1."""
+RELEVANCE = 1e-3
+"""The same for relevance that is in proportion to activations: there a unit near a kink carries next to nothing."""
+
+STEPS, LANES = 32, 4
+"""Integrated gradients: steps, and how many of them captum runs at once (onnxplain does 4 by default). All at once,
+captum's default, is slower on a processor and takes several times the memory."""
+LOW, HIGH = -1.0, 1.0
+"""Bounds of the pixels, for the z-box rule."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A method of onnxplain with its options. batched: also at batches above 1."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    batched: bool = False
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library's way to the map of `against` (FORWARD: the output), made by `run` of the module torch_peers.
+
+    limit: the largest distance that is accepted. differs: operator of the network → why the definitions differ in its
+    presence, so that the distance is shown only. lacks: operator → why the library cannot do it, or does something
+    else in silence. needs: operators one of which must be there, and what it means that none is.
+    """
+
+    run: str
+    against: str
+    limit: float = GRADIENT
+    more: tuple[Any, ...] = ()
+    differs: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    library: str = "torch"
+    batched: bool = False
+    compiled: bool = False
+
+    def call(self, case: Case) -> Run:
+        from benchmarks import torch_peers
+
+        torch_peers.settle(case.threads)
+        run: Callable[..., Run] = getattr(torch_peers, self.run)
+        return run(*self.more, case)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Variants that take turns in one process, the forward pass with them. weighed: those whose memory is measured, at
+    the first batch. heavy: left out for large networks, unless it is asked for."""
+
+    ours: tuple[str, ...]
+    peers: tuple[str, ...]
+    weighed: tuple[str, ...] = ()
+    heavy: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The variants that need a file of their own."""
+        return (*self.ours, *(name for name in self.weighed if name in OURS and name not in self.ours))
+
+
+OURS: Mapping[str, Ours] = MappingProxyType(
+    {
+        "onnxplain saliency": Ours("saliency", batched=True),
+        "onnxplain guided-backprop": Ours("guided-backprop"),
+        "onnxplain grad-cam": Ours("grad-cam"),
+        "onnxplain fem": Ours("fem"),
+        "onnxplain guided-grad-cam": Ours("guided-grad-cam"),
+        "onnxplain lrp.epsilon": Ours("lrp.epsilon"),
+        "onnxplain lrp.epsilon-plus": Ours("lrp.epsilon-plus", batched=True),
+        "onnxplain lrp.epsilon-gamma-box": Ours("lrp.epsilon-gamma-box", {"low": LOW, "high": HIGH}),
+        "onnxplain deeplift.rescale": Ours("deeplift.rescale"),
+        "onnxplain integrated-gradients": Ours("integrated-gradients", {"steps": STEPS}),
+        "onnxplain integrated-gradients, 8 steps": Ours("integrated-gradients", {"steps": 8}),
+        "onnxplain integrated-gradients, 128 steps": Ours("integrated-gradients", {"steps": 128}),
+    }
 )
 
-WEIGHED = (
-    FORWARD,
-    "onnxplain saliency",
-    "onnxplain guided-backprop",
-    "torch forward",
-    "torch gradient",
-    "captum saliency",
-    "captum guided-backprop",
-)
-"""Those whose memory is measured."""
-
-_CAPTUM = {
-    "saliency": "Saliency",
-    "input-x-gradient": "InputXGradient",
-    "guided-backprop": "GuidedBackprop",
-    "deconvnet": "Deconvolution",
+RELU6 = {"Clip": "they hook nn.ReLU only; at ReLU6 the result is the plain gradient"}
+ATTENTION = {
+    "LayerNormalization": "it has no rule for LayerNorm, GELU and attention, and takes the gradient there"
 }
-_GATED = ("guided-backprop", "deconvnet")
+SMOOTH = {"LayerNormalization": "there is no rectifier to hook: it would be the plain gradient"}
+SPATIAL = {
+    op: "the output is a picture: there is no last map of features behind which classes are told apart"
+    for op in ("Resize", "ConvTranspose")
+}
+CONCAT = {"Concat": "it adds relevance and gradients up where a value goes into a Concat and a convolution"}
+BORDER = {LOPSIDED: "its box has no place for a padding that only torch needs as a module of its own"}
+WINDOWS = {"MaxPool": "captum's rule for MaxPool lets windows and stale gradients overwrite one another"}
+POOLS = {OVERLAP: "where windows of a MaxPool overlap, shap keeps what one of them sends back"}
+
+PEERS: Mapping[str, Peer] = MappingProxyType(
+    {
+        "torch forward": Peer("forward", FORWARD, OUTPUTS, batched=True),
+        "torch gradient": Peer("gradient", "onnxplain saliency", batched=True),
+        "torch gradient, channels last": Peer("gradient_channels_last", "onnxplain saliency", batched=True),
+        "torch gradient, compiled": Peer("gradient_compiled", "onnxplain saliency", compiled=True),
+        "captum Saliency": Peer("captum_saliency", "onnxplain saliency", library="captum", batched=True),
+        "captum GuidedBackprop": Peer(
+            "captum_guided_backprop",
+            "onnxplain guided-backprop",
+            lacks=RELU6 | SMOOTH,
+            library="captum",
+        ),
+        "captum GuidedGradCam": Peer(
+            "guided_grad_cam",
+            "onnxplain guided-grad-cam",
+            lacks=RELU6 | SMOOTH | SPATIAL,
+            library="captum",
+        ),
+        "captum LRP": Peer(
+            "captum_lrp", "onnxplain lrp.epsilon", lacks=RELU6 | ATTENTION | CONCAT, library="captum"
+        ),
+        "zennit EpsilonPlus": Peer(
+            "zennit",
+            "onnxplain lrp.epsilon-plus",
+            RELEVANCE,
+            ("EpsilonPlus",),
+            lacks=ATTENTION,
+            library="zennit",
+            batched=True,
+        ),
+        "zennit EpsilonGammaBox": Peer(
+            "zennit",
+            "onnxplain lrp.epsilon-gamma-box",
+            GRADIENT,
+            ("EpsilonGammaBox",),
+            lacks=ATTENTION | BORDER,
+            library="zennit",
+        ),
+        "captum DeepLift": Peer(
+            "captum_deep_lift",
+            "onnxplain deeplift.rescale",
+            differs=WINDOWS,
+            lacks=RELU6 | ATTENTION,
+            library="captum",
+        ),
+        "shap DeepExplainer": Peer(
+            "shap_deep", "onnxplain deeplift.rescale", differs=POOLS, lacks=RELU6 | ATTENTION, library="shap"
+        ),
+        "captum IntegratedGradients": Peer(
+            "integrated_gradients", "onnxplain integrated-gradients", more=(LANES,), library="captum"
+        ),
+        "captum IntegratedGradients, all steps at once": Peer(
+            "integrated_gradients",
+            "onnxplain integrated-gradients",
+            more=(None,),
+            library="captum",
+        ),
+    }
+)
+
+GROUPS = (
+    Group(
+        ("onnxplain saliency", "onnxplain guided-backprop"),
+        (
+            "torch forward",
+            "torch gradient",
+            "torch gradient, channels last",
+            "torch gradient, compiled",
+            "captum Saliency",
+            "captum GuidedBackprop",
+        ),
+        (FORWARD, "onnxplain saliency", "torch gradient", "captum Saliency"),
+    ),
+    Group(
+        ("onnxplain grad-cam", "onnxplain fem", "onnxplain guided-grad-cam"),
+        ("captum GuidedGradCam",),
+    ),
+    Group(
+        ("onnxplain lrp.epsilon", "onnxplain lrp.epsilon-plus", "onnxplain lrp.epsilon-gamma-box"),
+        ("captum LRP", "zennit EpsilonPlus", "zennit EpsilonGammaBox"),
+        ("onnxplain lrp.epsilon-plus", "zennit EpsilonPlus"),
+    ),
+    Group(("onnxplain deeplift.rescale",), ("captum DeepLift", "shap DeepExplainer")),
+    Group(
+        ("onnxplain integrated-gradients",),
+        ("captum IntegratedGradients",),
+        (
+            "onnxplain integrated-gradients",
+            "onnxplain integrated-gradients, 8 steps",
+            "onnxplain integrated-gradients, 128 steps",
+            "captum IntegratedGradients",
+            "captum IntegratedGradients, all steps at once",
+        ),
+        heavy=True,
+    ),
+)
+"""Small enough for the memory of 24 GiB at batch 8: a session of VGG-16 takes one to three of them."""
 
 
-def reference(variant: str) -> str | None:
-    """The variant that computes the same by onnxruntime; None for those of onnxruntime themselves."""
-    who, what = variant.split(" ", 1)
-    if who not in ("torch", "captum"):
-        return None
-    return FORWARD if what == "forward" else f"onnxplain {what if what in METHODS else 'saliency'}"
+def obstacle(variant: str, operators: Set[str]) -> str | None:
+    """Why a peer does not have this method for a network of these operators, or None."""
+    lacks = PEERS[variant].lacks
+    return next((why for op, why in lacks.items() if op in operators), None)
 
 
-def missing(variant: str, model: Path) -> str | None:
-    """Why a variant cannot be had for this network, or None."""
-    who, what = variant.split(" ", 1)
-    if who == "captum" and what in _GATED and "Clip" in {n.op_type for n in onnx.load(model).graph.node}:
-        return "captum gates nn.ReLU only; at ReLU6 its result is the plain gradient"
-    return None
-
-
-def make(variant: str, files: Mapping[str, Path], x: Floats, threads: int) -> Run:
-    """The call. files: "forward" and each method's, all from one network. It explains the top element of every
-    sample, and returns the attribution (forward: the output). Whatever can be done once is done here."""
-    who, what = variant.split(" ", 1)
-    if who in ("onnxruntime", "onnxplain"):
-        return _onnx(files[what], x, threads)
-    _torch(threads)
-    return _captum(what, files["forward"], x) if who == "captum" else _autograd(what, files["forward"], x)
-
-
-def _onnx(file: Path, x: Floats, threads: int) -> Run:
-    session = create_session(file, threads=threads)
-    names = [value.name for value in session.get_inputs()]
-    feeds: dict[str, NDArray[Any]] = {names[0]: x}
-    if "target" in names:
-        feeds["target"] = np.full((len(x), 1), -1, np.int64)
-    # The model's own outputs come for free; a caller gets them too.
-    return lambda: np.asarray(session.run(None, feeds)[-1])
-
-
-@cache
-def _torch(threads: int) -> Any:
-    torch = import_module("torch")
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # as the sessions of onnxruntime
-    return torch
-
-
-def _autograd(what: str, file: Path, x: Floats) -> Run:
-    import torch
-
-    from benchmarks.twin import OnnxTwin, twin
-
-    layout = torch.channels_last if what.endswith("channels last") else torch.contiguous_format
-    model = twin(file)
-    if layout is torch.channels_last:
-        model = OnnxTwin(onnx.load(file)).to(memory_format=layout)
-    image = torch.from_numpy(x).to(memory_format=layout, copy=True)
-
-    def forward() -> Floats:
-        with torch.no_grad():
-            return np.asarray(model(image).numpy())
-
-    def gradient() -> Floats:
-        image.requires_grad_()
-        top = model(image).flatten(1).max(1).values.sum()
-        return np.asarray(torch.autograd.grad(top, image)[0].numpy())
-
-    return forward if what == "forward" else gradient
-
-
-def _captum(method: str, file: Path, x: Floats) -> Run:
-    import captum.attr
-    import torch
-
-    from benchmarks.twin import twin
-
-    model, image = twin(file), torch.from_numpy(x.copy())
-    explain = getattr(captum.attr, _CAPTUM[method])(model)
-    with torch.no_grad():
-        y = model(image)
-    target = torch.unravel_index(y.flatten(1).argmax(1), y.shape[1:])
-    if len(target) > 1:  # captum takes a tuple a sample
-        target = list(zip(*(axis.tolist() for axis in target), strict=True))
-    else:
-        target = target[0]
-    more = {"abs": False} if method == "saliency" else {}
-
-    def run() -> Floats:
-        with warnings.catch_warnings():  # captum says at every call that it sets hooks
-            warnings.simplefilter("ignore")
-            return np.asarray(explain.attribute(image, target=target, **more).detach().numpy())
-
-    return run
+def difference(variant: str, operators: Set[str]) -> str | None:
+    """Why a peer's result need not be onnxplain's, or None."""
+    differs = PEERS[variant].differs
+    return next((why for op, why in differs.items() if op in operators), None)

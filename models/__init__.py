@@ -2,7 +2,7 @@
 
 Shipped files are found by `path`, `photo` and `names`; `digits` gives handwritten digits; `record` and `labels`
 read what is written beside a model file, shipped or not. The builders live in the modules nie, vgg, resnet,
-mobilenet and unet and return an onnx.ModelProto; randomize gives the onnx wheel's weightless topologies usable
+mobilenet, unet and vit and return an onnx.ModelProto; randomize gives the onnx wheel's weightless topologies usable
 weights. Licences: LICENSES.md.
 """
 

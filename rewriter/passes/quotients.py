@@ -39,8 +39,8 @@ def stable(g: Emit, z: Value, epsilon: float, positive: bool) -> Value:
     if not positive:
         shift = g.Where(g.GreaterOrEqual(z, 0.0), g.number(epsilon, z), g.number(-epsilon, z))
         return g.Add(z, shift)
-    channels = z.shape[1] if z.shape is not None and len(z.shape) > 2 else None
-    if not isinstance(channels, int):
+    shape = list(z.shape or ())
+    if len(shape) < 3 or not isinstance(shape[1], int):
         return g.Add(z, epsilon)
-    bias = np.full((channels, *[1] * (len(z.shape) - 2)), epsilon, z.dtype or np.float32)
+    bias = np.full((shape[1], *[1] * (len(shape) - 2)), epsilon, z.dtype or np.float32)
     return g.Add(z, g.constant(bias))

@@ -15,7 +15,7 @@ from google.protobuf.message import EncodeError
 from ..rewriter.errors import ModelError, ProviderError
 from ..rewriter.load import PROTOBUF_LIMIT
 from ..rewriter.respell import respell
-from .providers import AUTO, compiled_in, create_session, resolve, short_name
+from .providers import AUTO, compiled_in, create_session, is_auto, resolve, short_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -45,8 +45,7 @@ def open_session(
     times the working memory with it, for 1 to 2 % of the time (EfficientNet-Lite0: 26 and 51 MB at batch 1, 215 and 416
     MB at batch 8).
     """
-    auto = isinstance(providers, str) and providers.lower() == "auto"
-    tries = [name for name in AUTO if name in compiled_in()] if auto else [providers]
+    tries = [name for name in AUTO if name in compiled_in()] if is_auto(providers) else [providers]
     for i, asked in enumerate(tries):
         spelled = respell(model, table_for(asked))
         source = path if path is not None and spelled is model else serialize(spelled)

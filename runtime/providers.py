@@ -137,11 +137,17 @@ def create_session(
     settings = _Settings(ort, threads, spinning, optimization, deterministic, log_severity, memory_pattern)
     settings.cache = find_cache(cache)
     source = _source(model)
-    if isinstance(providers, str) and providers.lower() == "auto":
+    if is_auto(providers):
         return _open_best(source, settings)
     requested = _normalise(providers, deterministic)
     _check_compiled_in(ort, [name for name, _ in requested])
     return _open(source, requested, settings)
+
+
+def is_auto(providers: str | Sequence[Provider] | None) -> bool:
+    """Whether "auto" is asked for, by itself or as the only entry of a list."""
+    alone = providers if isinstance(providers, str) or not providers or len(providers) > 1 else providers[0]
+    return isinstance(alone, str) and alone.lower() == "auto"
 
 
 @functools.cache

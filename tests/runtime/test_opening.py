@@ -63,14 +63,18 @@ def operators(source: Any) -> set[str]:
     return {node.op_type for node in onnx.load_model_from_string(source).graph.node}
 
 
+@pytest.mark.parametrize("auto", ["auto", "AUTO", ["auto"]])
 def test_auto_spells_for_each_provider_it_tries(
-    explainer: onnxplain.Explainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    explainer: onnxplain.Explainer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    auto: str | list[str],
 ) -> None:
     asked = Asked(broken=["cuda"])
     monkeypatch.setattr(opening, "create_session", asked)
     monkeypatch.setattr(opening, "compiled_in", lambda: ("cuda", "cpu"))
     with caplog.at_level("WARNING"):
-        assert open_session(explainer.model, None, "auto") == "cpu"
+        assert open_session(explainer.model, None, auto) == "cpu"
     assert "HardSigmoid" in operators(asked.sources["cpu"])
     assert "HardSigmoid" not in operators(asked.sources["cuda"])
     assert "cuda is compiled in but does not work here: no device" in caplog.text

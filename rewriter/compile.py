@@ -60,8 +60,7 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _sampled(stage, method, request, sampling)
     card = _card(source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
-    if request.precision == "float32":  # casts come between, and primitives have other names then
-        spelt.stamp(model)
+    spelt.stamp(model)
     vet(model, stage.graph)
     made = with_precision(with_weights(model, stage.graph), request.precision)
     return made, card if request.precision == "float32" else read_card(made)

@@ -29,6 +29,7 @@ from .card import PREFIX
 from .draft import captured, rename_inputs
 from .errors import ModelError, OptionError, ProviderError, nearest
 from .graph import LOOP
+from .respell import forget_spelling
 
 PRECISIONS = ("float32", "float16")
 NOTE = "computed in float16 but for sums, quotients and exponentials; inputs and outputs are float32"
@@ -36,10 +37,10 @@ NOTE = "computed in float16 but for sums, quotients and exponentials; inputs and
 WIDE = frozenset(
     "CumSum Div Elu Erf Exp GlobalAveragePool GroupNormalization HardSigmoid InstanceNormalization "
     "LayerNormalization Log LogSoftmax LpNormalization Pow Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
-    "ReduceLogSumExp ReduceMean ReduceProd ReduceSum ReduceSumSquare Selu Softmax Softplus Sqrt".split()
+    "ReduceLogSumExp ReduceMean ReduceProd ReduceSum ReduceSumSquare Selu Softmax Softplus Softsign Sqrt".split()
 )
 """Operators that stay in float32."""
-QUOTIENTS = frozenset({"Div", "Reciprocal"})
+QUOTIENTS = frozenset({"Div", "Reciprocal", "Softsign"})
 POINTWISE = frozenset(
     {"Abs", "Add", "Greater", "GreaterOrEqual", "Less", "Mul", "Neg", "Sign", "Sub", "Where"}
 )
@@ -69,6 +70,7 @@ def with_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     else:
         made = _narrowed(made)
     _note(made)
+    forget_spelling(made)  # casts come between, and primitives have other names now
     return made
 
 

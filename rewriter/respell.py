@@ -6,7 +6,9 @@ its provider puts that provider's forms in their place when it opens the file, a
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +17,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .draft import Dim, Draft, captured, draft
+from .draft import Dim, Draft, captured, draft, heavy
 from .emit import PRIVATE, Emit
 from .errors import ModelError
 from .graph import LOOP, Graph, Node, Value, declared, link, operator, proto, variable
 from .passes.lower import TABLES, table_of
 from .passes.shapes import TensorType, infer
+
+_LOG = logging.getLogger(__name__)
 
 KEY = "onnxplain.primitives"
 
@@ -35,6 +39,9 @@ class Spelling:
     provider: str
     lead: Dim
     entries: Sequence[Entry] = field(default=())
+    digest: str = ""
+    """Of the file's nodes as they were written. A file that somebody has changed since is run as it lies: its
+    primitives may not be what the metadata says any more."""
 
     def renamed(self, names: Mapping[str, str]) -> Spelling:
         """For nodes that moved into a loop, where some tensors have other names."""
@@ -44,9 +51,27 @@ class Spelling:
         return Spelling(self.provider, self.lead, moved)
 
     def stamp(self, model: onnx.ModelProto) -> None:
-        """Write it into the metadata."""
+        """Write it into the metadata of the model, whose nodes are final."""
         entry = model.metadata_props.add()
-        entry.key, entry.value = KEY, json.dumps(self.__dict__, separators=(",", ":"), sort_keys=True)
+        sealed = {**self.__dict__, "digest": digest(model.graph)}
+        entry.key, entry.value = KEY, json.dumps(sealed, separators=(",", ":"), sort_keys=True)
+
+
+def digest(graph: onnx.GraphProto) -> str:
+    """Of nodes and small constants, those of bodies too; the weights are not read."""
+    total = hashlib.blake2b(digest_size=16)
+    for tensor in graph.initializer:
+        if not heavy(tensor):
+            total.update(tensor.SerializeToString(deterministic=True))
+    for node in graph.node:
+        parts = [node.domain, node.op_type, *node.input, "->", *node.output]
+        total.update("\0".join(parts).encode())
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                total.update(digest(attribute.g).encode())
+            else:
+                total.update(attribute.SerializeToString(deterministic=True))
+    return total.hexdigest()
 
 
 def spelling(g: Emit, provider: str) -> Spelling:
@@ -80,6 +105,13 @@ def read_spelling(model: onnx.ModelProto) -> Spelling | None:
     return found
 
 
+def forget_spelling(model: onnx.ModelProto) -> None:
+    """In place: the file stays in the form that it has."""
+    kept = [entry for entry in model.metadata_props if entry.key != KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+
+
 def respell(model: onnx.ModelProto, provider: str) -> onnx.ModelProto:
     """The model in the forms of a provider's table; the model itself where it is in them already, or says nothing of
     its primitives. OptionError for an unknown provider."""
@@ -87,15 +119,16 @@ def respell(model: onnx.ModelProto, provider: str) -> onnx.ModelProto:
     found = read_spelling(model)
     if found is None or provider in (found.provider, "portable") or found.provider != "portable":
         return model
+    if found.digest != digest(model.graph):
+        _LOG.warning("the explanation was changed after it was compiled: it runs in its portable form")
+        return model
     work = draft(model)
     _respell(work, found, provider)
     for node in work.graph.node:
         if node.op_type == "Loop" and node.name == LOOP:
             body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
             _respell_body(body, node, work, found, provider)
-    kept = [entry for entry in work.model.metadata_props if entry.key != KEY]
-    del work.model.metadata_props[:]
-    work.model.metadata_props.extend(kept)
+    forget_spelling(work.model)
     Spelling(provider, found.lead).stamp(work.model)
     work.graph.initializer.extend(work.weights.values())
     return work.model
@@ -202,4 +235,4 @@ def _live(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.
     return kept[::-1]
 
 
-__all__ = ["KEY", "Node", "Spelling", "read_spelling", "respell", "spelling"]
+__all__ = ["KEY", "Node", "Spelling", "digest", "forget_spelling", "read_spelling", "respell", "spelling"]

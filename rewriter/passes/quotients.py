@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from ..emit import Emit
 from ..graph import Node, Value
@@ -24,7 +25,7 @@ def quotient(g: Emit, node: Node) -> Value:
     v, z = node.inputs
     epsilon, positive = float(node.attrs["epsilon"]), bool(node.attrs["positive"])
     if epsilon and (v is z or (v.inputs and v.inputs[0].op == "Relu" and v.inputs[0].inputs[0] is z)):
-        share: Value = g.Softsign(g.Mul(v, 1.0 / epsilon))
+        share = _softsign(g, v, 1.0 / epsilon)
         return g.Abs(share) if v is z else share
     if epsilon:
         return g.Div(v, stable(g, z, epsilon, positive))
@@ -32,6 +33,13 @@ def quotient(g: Emit, node: Node) -> Value:
         return g.cast(g.Not(g.Equal(v, 0.0)), v)
     none = g.Equal(z, 0.0)
     return g.Where(none, g.number(0.0, z), g.Div(v, g.Where(none, g.number(1.0, z), z)))
+
+
+def _softsign(g: Emit, v: Value, factor: float) -> Value:
+    """f v / (1 + |f v|); of float16 in float32, where 1 / ε has room."""
+    if v.dtype != np.float16:
+        return g.Softsign(g.Mul(v, factor))
+    return g.cast(g.Softsign(g.Mul(g.Cast(v, to=int(onnx.TensorProto.FLOAT)), factor)), v)
 
 
 def stable(g: Emit, z: Value, epsilon: float, positive: bool) -> Value:

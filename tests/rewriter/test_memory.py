@@ -201,16 +201,15 @@ PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
-from onnxplain.runtime.explainer import open_session
+from onnxplain.runtime.providers import create_session
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 batch = int(sys.argv[2])
 x = np.ones((batch, 3, 224, 224), np.float32)
 feeds = {"target": np.zeros((batch, 1), np.int64)}
-import onnxruntime
 before = status("VmRSS")
-session = open_session(sys.argv[1], threads=1)
+session = create_session(Path(sys.argv[1]), "cpu", threads=1, memory_pattern=False)
 feeds[session.get_inputs()[0].name] = x
 Path("/proc/self/clear_refs").write_text("5")
 session.run(["attribution"], feeds)

@@ -141,6 +141,18 @@ def test_a_primitive_that_lost_an_input_keeps_its_form() -> None:
     assert made["Greater"] == whole["Greater"] + 1
 
 
+@pytest.mark.parametrize("method", ["saliency", "integrated-gradients"])
+def test_a_changed_file_runs_as_it_lies(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Else a change inside of a primitive would be undone, and nobody would see it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(emitted("mobilenet", method))
+    graph = next((node.attribute[0].g for node in model.graph.node if node.op_type == "Loop"), model.graph)
+    node = next(node for node in graph.node if node.op_type == "Greater")
+    node.op_type = "GreaterOrEqual"
+    assert respell(model, "cpu") is model
+    assert "changed after it was compiled" in caplog.text
+
+
 def test_every_primitive_is_noted() -> None:
     found = read_spelling(emitted("vgg", "saliency"))
     assert found is not None

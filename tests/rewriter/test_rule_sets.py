@@ -173,9 +173,9 @@ def test_an_unknown_lowering_is_named_with_its_neighbour() -> None:
         OptionError, match=r"no lowering for 'portabel' \(did you mean 'portable'\?\); known: portable"
     ):
         lower(Emit(graph), [], "portabel")
-    with pytest.raises(OptionError, match="no lowering for 'tpu'; known"):
+    with pytest.raises(OptionError, match="no lowering for 'hexagon'; known"):
         compile_model(
             net("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"),
             find("saliency"),
-            Request(provider="tpu"),
+            Request(provider="hexagon"),
         )

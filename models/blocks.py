@@ -147,6 +147,10 @@ class Net:
         ]
         return self._node("Clip", name, [x.name, *bounds], x.shape)
 
+    def tanh(self, x: Value) -> Value:
+        """tanh x."""
+        return self._node("Tanh", self._name("tanh"), [x.name], x.shape)
+
     def max_pool(self, x: Value, kernel: int, *, stride: int, padding: Padding = "VALID") -> Value:
         """MaxPool; padded places never win."""
         pads, height, width = self._window(x, kernel, stride, padding)
@@ -177,14 +181,21 @@ class Net:
         shape = (sum(value.shape[0] for value in values), *values[0].shape[1:])
         return self._node("Concat", self._name("concat"), [value.name for value in values], shape, axis=1)
 
-    def model(self, y: Value, name: str = "logits") -> ModelProto:
-        """The finished model: `image` [N, ...] in, `y` under the name `name` out; N is free."""
+    def model(self, y: Value, name: str = "logits", *, any_size: bool = False) -> ModelProto:
+        """The finished model: `image` [N, ...] in, `y` under the name `name` out; N is free.
+
+        With `any_size`, height and width are free too, [N, C, H, W] → [N, C, H_out, W_out]: only for nets whose
+        nodes do not depend on them.
+        """
         for node in self._nodes:
             node.output[:] = [name if output == y.name else output for output in node.output]
             node.input[:] = [name if value == y.name else value for value in node.input]
+        sides = (("H", "W"), ("H_out", "W_out"))
         ends = [
-            helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", *value.shape])
-            for end, value in ((self.image.name, self.image), (name, y))
+            helper.make_tensor_value_info(
+                end, TensorProto.FLOAT, ["N", value.shape[0], *free] if any_size else ["N", *value.shape]
+            )
+            for end, value, free in zip((self.image.name, name), (self.image, y), sides, strict=True)
         ]
         graph = helper.make_graph(self._nodes, self.name, ends[:1], ends[1:], self._weights)
         opset = [helper.make_opsetid("", OPSET)]
@@ -278,7 +289,7 @@ class Net:
         name: str,
         inputs: list[str],
         shape: tuple[int, ...],
-        **attributes: int | float | list[int],
+        **attributes: int | float | str | list[int],
     ) -> Value:
         y = Value(f"{name}/out", shape)
         node = helper.make_node(op, inputs, [y.name], name=name)

@@ -18,7 +18,8 @@ PREFIX = "onnxplain."
 class Card:
     """version: of onnxplain. target: what is explained and how it is chosen. rules: node -> rule. lanes: what
     the batch axis carries. source: sha256, opset and producer of the model. approximations: choices that a
-    paper does not settle, nodes where a method falls back on the plain derivative, a batch that stays fixed."""
+    paper does not settle, nodes where a method falls back on the plain derivative, a batch that stays fixed.
+    inputs, outputs: what the explanation adds to those of the model."""
 
     version: str
     method: str
@@ -32,6 +33,8 @@ class Card:
     preprocessing: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
     certificate: Mapping[str, Any] | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def stamp(self, model: onnx.ModelProto) -> None:
@@ -75,7 +78,7 @@ def card_from(raw: Mapping[str, str]) -> Card:
 
 _TEXTS = frozenset({"version", "method", "citation"})
 _RECORDS = frozenset({"options", "target", "rules", "source", "preprocessing", "certificate"})
-_LISTS = frozenset({"lanes", "approximations", "labels"})
+_LISTS = frozenset({"lanes", "approximations", "labels", "inputs", "outputs"})
 
 
 def _value(key: str, text: str) -> Any:

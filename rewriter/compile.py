@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
-from .target import Start, Target, find_head, find_output, settle, start
+from .target import Start, Target, branches, find_head, find_output, settle, start
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,37 @@ class Request:
 def compile_source(source: Source, method: Method, request: Request) -> tuple[onnx.ModelProto, Card]:
     """The whole flow. Raises ModelError, UnsupportedError, TargetError, OptionError."""
     method, options = method.concrete(request.options)
-    request = replace(request, target=settle(request.target), options=options)
+    request = replace(request, target=_settled(method, request), options=options)
     stage, aim = open_stage(source, method, request)
     sampling = None if method.sampling is None else method.sampling(options)
     if sampling is None:
         model, spelt = _once(stage, method, request)
     else:
         model, spelt = _sampled(stage, method, request, sampling)
-    card = _card(source, stage, aim, method, request, sampled=sampling is not None)
+    card = _card(model, source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
     spelt.stamp(model)
     vet(model, stage.graph)
     made = with_precision(with_weights(model, stage.graph), request.precision)
     return made, card if request.precision == "float32" else read_card(made)
+
+
+def _settled(method: Method, request: Request) -> Target:
+    """The target; "output" for a method that explains all of it."""
+    if method.outputs is not None and request.reduce is not None:
+        raise OptionError(
+            f"{method.name} gives no attribution that reduce={request.reduce[0]!r} could be made of"
+        )
+    if method.aimed:
+        target = settle(request.target)
+        if request.options.get("probes") and target != "cotangent":
+            raise OptionError("probes= is a number of cotangents; compile with target='cotangent'")
+        return target
+    if request.target not in ("input", "output"):
+        raise TargetError(
+            f"{method.name} is about the whole output; target={request.target!r} has no meaning"
+        )
+    return "output"
 
 
 def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage, dict[str, Any]]:
@@ -88,11 +106,15 @@ def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage,
 
 def _once(stage: Stage, method: Method, request: Request) -> tuple[onnx.ModelProto, Spelling]:
     """The input itself, explained."""
-    begin, maps = _maps(stage, method, request.target)
-    results = _outputs(_joined(maps, stage), stage, request, stage.g)
-    infos = finish(stage.g, results, _taken(stage, begin), request.provider)
+    if method.outputs is None:
+        begin, maps = _maps(stage, method, request.target)
+        results: Sequence[Result] = _outputs(_joined(maps, stage), stage, request, stage.g)
+        stage.inputs[:0] = begin.inputs
+    else:
+        results = method.outputs(stage, request.target)
+    infos = finish(stage.g, results, _taken(stage), request.provider)
     model = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
-    model.graph.input.extend(declared(value) for value in (*begin.inputs, *stage.inputs))
+    model.graph.input.extend(declared(value) for value in stage.inputs)
     return model, spelling(stage.g, request.provider)
 
 
@@ -139,6 +161,8 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
     with g.at("target"):
         begin = start(stage.graph, stage.head, target, g, stage.wrt[0].shape[0])
         seeds = begin.seeds
+        if target == "cotangent" and stage.options.get("probes"):
+            seeds = branches(g, seeds[0], int(stage.options["probes"]))
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
     g.seeds += seeds
@@ -147,8 +171,9 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
 
 
-def _taken(stage: Stage, begin: Start) -> set[str]:
-    return {value.name for value in (*begin.inputs, *stage.inputs)} | set(stage.graph.values)
+def _taken(stage: Stage, begin: Start | None = None) -> set[str]:
+    added = (*(begin.inputs if begin is not None else ()), *stage.inputs)
+    return {value.name for value in added} | set(stage.graph.values)
 
 
 def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
@@ -235,7 +260,14 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict
 
 
 def _card(
-    source: Source, stage: Stage, aim: Mapping[str, Any], method: Method, request: Request, *, sampled: bool
+    model: onnx.ModelProto,
+    source: Source,
+    stage: Stage,
+    aim: Mapping[str, Any],
+    method: Method,
+    request: Request,
+    *,
+    sampled: bool,
 ) -> Card:
     options = {name: recorded(value) for name, value in request.options.items()}
     options |= stage.extras.get("chosen", {})
@@ -264,7 +296,14 @@ def _card(
         citation=method.source,
         preprocessing=request.preprocessing,
         labels=request.labels,
+        inputs=_beyond(model.graph.input, stage.graph.inputs),
+        outputs=_beyond(model.graph.output, stage.graph.outputs),
     )
+
+
+def _beyond(values: Iterable[onnx.ValueInfoProto], known: Sequence[Value]) -> tuple[str, ...]:
+    names = {value.name for value in known}
+    return tuple(value.name for value in values if value.name not in names)
 
 
 def recorded(value: Any) -> Any:

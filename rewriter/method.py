@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +13,9 @@ from .rules import Rules
 
 if TYPE_CHECKING:
     from .loop import Sampling
+    from .results import Result
     from .scene import Scene, Stage
+    from .target import Target
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -64,6 +66,8 @@ class Method:
     views: options -> how the rules see the graph. reference: the input to compare with (its activations are then
     `site.reference`). sampling: options -> the samples that the map is averaged over, or None. of: options -> the
     method that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
+    outputs: (stage, target) -> results of other shapes than the input's, instead of `read`; what it needs besides the
+    model's inputs it adds to `stage.inputs`. aimed: whether a class or a cotangent is explained.
     approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
     """
 
@@ -83,6 +87,8 @@ class Method:
     sampling: Callable[[Options], Sampling | None] | None = None
     of: Callable[[Options], Method] | None = None
     starts_at_layer: bool = False
+    outputs: Callable[[Stage, Target], Sequence[Result]] | None = None
+    aimed: bool = True
 
     def concrete(self, given: Options) -> tuple[Method, dict[str, Any]]:
         """The method with its inner one's rules and readout, and all options settled. An option that is not its

@@ -159,7 +159,9 @@ def push(tape: Tape, tangents: Mapping[str, Value], g: Emit, *, affine: bool = F
             if affine and step.local.offset is not None:
                 parts.append(step.local.offset)
             if parts:
-                known[step.site.y.name] = g.total(parts)
+                value = g.total(parts)
+                alone = affine and not any(x.name in known for x in step.site.node.inputs)
+                known[step.site.y.name] = g.Expand(value, g.Shape(step.site.y)) if alone else value
     return known
 
 

@@ -92,6 +92,16 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
     return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
 
 
+def branches(g: Emit, rows: Value, count: int) -> tuple[Value, ...]:
+    """A fixed number of rows, one by one: each pass over them has one row, as the recorded values have, so that
+    blocked layouts and fused kernels stay. They share masks, winners and weights."""
+    rows.shape = [count, *rows.shape[1:]]
+    parts = g.ops("Split", rows, outputs=count, axis=0, num_outputs=count)
+    for part in parts:
+        part.shape = [1, *rows.shape[1:]]
+    return parts
+
+
 def settle(target: object) -> Target:
     """A target as text, an int or a tuple of ints, numbers of numpy included. TargetError for anything else."""
     if isinstance(target, str):

@@ -10,10 +10,10 @@ from types import MappingProxyType
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Method
 from . import methods as methods_gradient
-from . import methods_deeplift, methods_lrp, methods_maps, methods_patterns
+from . import methods_deeplift, methods_lrp, methods_maps, methods_patterns, methods_scope
 
 GROUP = "onnxplain.methods"
-BUILT_IN = (methods_gradient, methods_maps, methods_lrp, methods_deeplift, methods_patterns)
+BUILT_IN = (methods_gradient, methods_maps, methods_lrp, methods_deeplift, methods_patterns, methods_scope)
 """The modules whose Methods are listed, in this order."""
 
 

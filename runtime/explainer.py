@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ class Result:
     attributions: Mapping[str, Array]
     heatmaps: Mapping[str, Array]
     plan: Plan | None = None
+    results: Mapping[str, Array] = field(default_factory=dict)
+    """Of methods that give something else than an attribution (LinearScope), by their names in the file."""
 
     @property
     def attribution(self) -> Array:
@@ -136,7 +138,7 @@ class Explainer:
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
         self.plan, split = self._planned(feeds, own, rows)
         found = run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress)
-        return _result(found, self.plan)
+        return _result(found, self.card.outputs, self.plan)
 
     def _planned(self, feeds: Mapping[str, Array], own: Collection[str], samples: int) -> tuple[Plan, Split]:
         """How many rows go into one run, and where the feeds are cut."""
@@ -163,15 +165,8 @@ class Explainer:
         return max((feeds[name].shape[0] for name in sharing or free or own), default=1)
 
     def _of_method(self, name: str) -> bool:
-        """Whether an input is the method's: what a card with samples or a reference adds to the model's own."""
-        kind, options = name.split("/")[0], self.card.options
-        if name != kind and any(
-            value.name == kind for value in self.model.graph.input
-        ):  # one input is explained; NAME/... is the model's
-            return False
-        if kind == "noise":
-            return "samples" in self.card.lanes and "sigma" in options
-        return kind in ("baseline", "references") and options.get(kind) == "input"
+        """Whether an input is the method's: noise, a reference, tangents."""
+        return name in self.card.inputs and name not in ("target", "cotangent")
 
     def _method_feeds(
         self, declared: Mapping[str, str], more: Mapping[str, npt.ArrayLike], own: Mapping[str, Array]
@@ -188,7 +183,7 @@ class Explainer:
                 self._vet_rows(name, feeds[name], own)
                 continue
             if name.split("/")[0] != "noise":
-                raise OptionError(f"this file compares with what you give it: {name}= is missing")
+                raise OptionError(f"{name}= is missing: this file takes it besides the model's inputs")
             samples = next((feeds[other].shape[0] for other in declared if other in feeds), None)
             feeds[name] = _typed(self._noise(name, i, own, samples), kind, name)
         return feeds
@@ -272,20 +267,19 @@ def _typed(value: npt.ArrayLike, declared: str, name: str) -> Array:
     return array if wanted is None or array.dtype.kind not in "fiu" else array.astype(wanted, copy=False)
 
 
-def _result(outputs: Mapping[str, Array], plan: Plan) -> Result:
-    # The model's own outputs come first; one of them may well be called "heatmap".
-    names = list(outputs)
-    start = next((i for i, name in enumerate(names) if name.split("/")[0] == ATTRIBUTION), len(names))
-
-    def pick(prefix: str) -> dict[str, Array]:
-        return {
-            name.removeprefix(f"{prefix}/"): outputs[name]
-            for name in names[start:]
-            if name.split("/")[0] == prefix
-        }
-
-    own = {name: outputs[name] for name in names[:start]}
-    return Result(own, pick(ATTRIBUTION), pick(HEATMAP), plan)
+def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan) -> Result:
+    kinds: dict[str, dict[str, Array]] = {ATTRIBUTION: {}, HEATMAP: {}}
+    own: dict[str, Array] = {}
+    more: dict[str, Array] = {}
+    for name, value in outputs.items():
+        kind, _, rest = name.partition("/")
+        if name not in added:  # one of the model's may well be called "heatmap"
+            own[name] = value
+        elif kind in kinds:
+            kinds[kind][rest or name] = value
+        else:
+            more[name] = value
+    return Result(own, kinds[ATTRIBUTION], kinds[HEATMAP], plan, more)
 
 
 def load(

@@ -44,6 +44,8 @@ CARD = {
     "target": dict,
     "rules": dict,
     "lanes": list,
+    "inputs": list,
+    "outputs": list,
     "source": dict,
     "approximations": list,
     "citation": str,

@@ -1,0 +1,78 @@
+"""LinearScope as methods: data over the frozen network."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from ..rewriter.method import Method, Option
+from .checks import whole
+from .readouts import keep
+from .scope import freeze
+from .scope.results import columns, contributions, residual
+
+PAPER = "Navarrete et al., LinearScope"
+OPTIONS = MappingProxyType(
+    {
+        "freeze": Option(
+            "offset",
+            ("offset", "mask", "taylor"),
+            "smooth activations: the line from h(0), y = (h(x)/x) x, or the tangent",
+        ),
+        "norm": Option(
+            "stats", ("stats", "std"), "normalisations: mean and deviation taken at x0, or the deviation"
+        ),
+    }
+)
+PROBES = Option(
+    0,
+    None,
+    "a fixed number of probes a run, each with a branch of its own: fastest on the CPU; 0: any number, in one batch",
+    whole(0, 64),
+)
+
+LINEARSCOPE_ROWS = Method(
+    name="linearscope.rows",
+    title="LinearScope: rows of F (receptive filters), F'y",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    cost="1 forward + 1 backward a row",
+    source=f"{PAPER} section 3, Eq. 6",
+    display="sum,sym",
+    options={**OPTIONS, "probes": PROBES},
+)
+LINEARSCOPE_COLUMNS = Method(
+    name="linearscope.columns",
+    title="LinearScope: columns of F (projective filters), F x",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=columns,
+    aimed=False,
+    cost="1 forward + 1 forward a column",
+    source=f"{PAPER} section 3",
+    options={**OPTIONS, "probes": PROBES},
+)
+LINEARSCOPE_RESIDUAL = Method(
+    name="linearscope.residual",
+    title="LinearScope: the residual r",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=residual,
+    aimed=False,
+    cost="2 forward",
+    source=f"{PAPER} section 3",
+    options=OPTIONS,
+)
+LINEARSCOPE_CONTRIBUTIONS = Method(
+    name="linearscope.contributions",
+    title="LinearScope: contributions of input and biases to a score",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=contributions,
+    cost="1 forward + 1 backward",
+    source=f"{PAPER} Theorem 1, Fig. 4, Tables 3-4",
+    options=OPTIONS,
+)

@@ -1,0 +1,151 @@
+"""Every node frozen at x0: y = A(x0) x + c(x0), with y = h(x0) at x = x0. METHODS 1.24.
+
+The maps and offsets of all nodes compose to the network's linear interpreter y = F(x0) x + r(x0) (Navarrete et al.
+section 3, Eq. 3). What selects, gates or normalises is taken at x0; the rest is linear already.
+"""
+
+from __future__ import annotations
+
+from ...rewriter.emit import Emit
+from ...rewriter.graph import Value
+from ...rewriter.linear import Chain, Linear, Local, Scale
+from ...rewriter.method import Options
+from ...rewriter.rules import Match, Rule, Rules
+from ...rewriter.site import Refuse, Site
+from ..gates import tangent
+from ..gradient import GRADIENT
+from ..gradient.base import step
+from ..relevance_nodes import is_gate
+from .norms import NORMS
+from .secants import CURVED, secants
+
+LINEAR = frozenset(
+    "Neg Identity Dropout Cast CastLike AveragePool GlobalAveragePool BatchNormalization Conv ConvTranspose CumSum "
+    "DepthToSpace Expand Flatten Gather GatherElements GatherND ReduceMean ReduceSum Reshape Resize Slice "
+    "SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze".split()
+)
+"""Of one activation; biases are their offsets."""
+TERMS = frozenset("Add Sub Sum Mean Concat Where Pad".split())
+"""Linear, and constant operands are part of y."""
+HOMOGENEOUS = frozenset(
+    "Relu LeakyRelu PRelu ThresholdedRelu Abs MaxPool GlobalMaxPool ReduceMax ReduceMin ReduceL1 ReduceL2 TopK".split()
+)
+"""y = A(x) x with A the derivative: masks, and winners."""
+PRODUCTS = frozenset("Mul MatMul Gemm Einsum ReduceSumSquare".split())
+FROZEN = frozenset("Softmax LogSoftmax".split())
+
+
+def freeze(options: Options) -> Rules:
+    """The rule set. freeze: "offset", "mask" or "taylor" for smooth activations; norm: "stats" or "std"."""
+    pairs: dict[Match, Rule] = {
+        _any: taylor,
+        LINEAR | HOMOGENEOUS: tangent,
+        TERMS: terms,
+        PRODUCTS: product,
+        FROZEN: constant,
+        "Clip": clip,
+        "Div": numerator,
+    }
+    if options["freeze"] != "taylor":
+        pairs[CURVED] = secants(mask=options["freeze"] == "mask")
+    pairs.update({op: rule(options["norm"] == "std") for op, rule in NORMS.items()})
+    return GRADIENT | pairs
+
+
+def _any(site: Site) -> bool:
+    return True
+
+
+def rest(site: Site, maps: tuple[Linear | None, ...], g: Emit) -> Value | None:
+    """y - Σ A x: what maps leave out at the recorded input."""
+    parts = [
+        part.push(g, x)
+        for x, part, on in zip(site.node.inputs, maps, site.active, strict=False)
+        if part is not None and on
+    ]
+    value: Value | None = g.Sub(site.y, g.total(parts)) if parts else None
+    return value
+
+
+def taylor(site: Site, g: Emit) -> Local:
+    """A = h'(x0), c = h(x0) - h'(x0) x0 (Eq. 4). Of a piecewise linear node this is the frozen node itself."""
+    local = tangent(site, g)
+    return Local(*local.maps, offset=rest(site, local.maps, g))
+
+
+def clip(site: Site, g: Emit) -> Local:
+    """A = [low < x0 < high]; c = the bound that x0 is at."""
+    (low, high), (scale,) = (site.input(1), site.input(2)), tangent(site, g).maps
+    if low is None and high is None:
+        return Local(scale)
+    return Local(scale, offset=g.Mul(site.y, g.Sub(1.0, step(g, site.y, low, high))))
+
+
+def terms(site: Site, g: Emit) -> Local:
+    """Linear in its activations; operands that do not depend on x are the offset: y with activations of 0."""
+    local = tangent(site, g)
+    fixed = [x for x, on in zip(site.x, site.active, strict=True) if x is not None and not on]
+    if site.op in ("Add", "Sum"):
+        return Local(*local.maps, offset=g.total(fixed) if fixed else None)
+    if site.op == "Sub":
+        offset = None if not fixed else fixed[0] if not site.active[0] else g.Neg(fixed[0])
+        return Local(*local.maps, offset=offset)
+    if site.op == "Pad" and (str(site.attr("mode", "constant")) != "constant" or _pads_zero(site)):
+        return local
+    if site.op in ("Concat", "Mean") and not fixed:
+        return local
+    return Local(*local.maps, offset=_at_zero(site, g))
+
+
+def _pads_zero(site: Site) -> bool:
+    value = site.constant(2)
+    return site.input(2) is None or (value is not None and not value.any())
+
+
+def _at_zero(site: Site, g: Emit) -> Value:
+    """The node, activations 0."""
+    inputs = [
+        x if x is None or not on else g.Expand(g.number(0.0, x), g.Shape(x))
+        for x, on in zip(site.x, site.active, strict=True)
+    ]
+    attrs = dict(site.node.attrs)
+    return g.ops(site.node.op, *inputs, outputs=1, domain=site.node.domain or "", **attrs)[0]
+
+
+def product(site: Site, g: Emit) -> Local:
+    """Of two activations a gate (a sigmoid, a softmax) is a constant; without one h = ½ h(x0, x) + ½ h(x, x0)."""
+    local = tangent(site, g)
+    live = [i for i, on in enumerate(site.active) if on and i < len(local.maps) and local.maps[i] is not None]
+    factors = [i for i in live if site.op != "Gemm" or i < 2]
+    if site.op == "ReduceSumSquare":
+        return Local(*(part and Chain(part, Scale(0.5)) for part in local.maps))
+    if len(factors) < 2:
+        return local
+    gates = [i for i in factors if is_gate(site, site.node.inputs[i])]
+    if gates and len(gates) < len(factors):
+        g.note(f"{site.op} at {site.name}: a gate, taken as constant")
+        kept = tuple(None if i in gates else part for i, part in enumerate(local.maps))
+        if len(factors) - len(gates) == 1:
+            return Local(*kept, offset=local.offset)
+    else:
+        kept = tuple(local.maps)
+    share = Scale(1.0 / (len(factors) - len(gates) if len(gates) < len(factors) else len(factors)))
+    maps = (Chain(part, share) if part is not None and i in factors else part for i, part in enumerate(kept))
+    return Local(*maps, offset=local.offset)
+
+
+def numerator(site: Site, g: Emit) -> Local:
+    """The denominator is taken at x0."""
+    if not site.active[0]:
+        return Local()
+    return Local(tangent(site, g).maps[0])
+
+
+def constant(site: Site, g: Emit) -> Local:
+    """A = 0, c = h(x0): the probabilities of attention."""
+    if any(site.active[1:]):
+        raise Refuse("one of its parameters depends on the explained input")
+    return Local()
+
+
+__all__ = ["freeze", "rest"]

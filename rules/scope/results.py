@@ -1,0 +1,132 @@
+"""What the linear interpreter is asked for: rows and columns of F, the residual, contributions of biases.
+
+Navarrete et al. sections 3 to 5; METHODS 1.24 to 1.28.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ...rewriter.emit import Emit
+from ...rewriter.errors import TargetError
+from ...rewriter.graph import Value
+from ...rewriter.results import Result
+from ...rewriter.scene import Stage
+from ...rewriter.tape import Tape, pull, push
+from ...rewriter.target import Start, Target, branches, start
+
+TANGENT, RESPONSE, RESIDUAL, CONTRIBUTIONS = "tangent", "response", "residual", "contributions"
+
+Values = Mapping[str, Value]
+
+
+def begin(stage: Stage, target: Target) -> Start:
+    """One-hot rows, or the cotangent that is fed; its inputs are added to the file's."""
+    with stage.g.at("target"):
+        found = start(stage.graph, stage.head, target, stage.g, stage.wrt[0].shape[0])
+    stage.inputs += found.inputs
+    stage.g.seeds += found.seeds
+    stage.g.lead = found.inputs[0].shape[0] if target == "cotangent" else stage.wrt[0].shape[0]
+    return found
+
+
+def frozen(stage: Stage) -> Tape:
+    """The tape of the frozen network."""
+    return stage.tape(stage.rules, stage.wrt)
+
+
+def named(stage: Stage, kind: str, x: Value) -> str:
+    return kind if len(stage.wrt) == 1 else f"{kind}/{x.name}"
+
+
+def each(g: Emit, rows: Sequence[Value], probes: int, run: Callable[[Sequence[Value]], Value]) -> Value:
+    """run(rows), or with a fixed number of probes one after the other: every branch has one row, as the recorded
+    values have, so that blocked layouts and fused kernels stay. Masks, winners and weights are shared."""
+    if not probes:
+        return run(rows)
+    parts = [branches(g, value, probes) for value in rows]
+    made = [run(row) for row in zip(*parts, strict=True)]
+    value: Value = made[0] if probes == 1 else g.Concat(*made, axis=0)
+    return value
+
+
+def columns(stage: Stage, target: Target) -> list[Result]:
+    """Input `tangent` (K, ...) of the input's shape -> `response` F tangent (K, ...) of the output's: with unit
+    pictures the columns of F, its projective filters (METHODS 1.25). One primal x0 for all of them."""
+    g, probes = stage.g, int(stage.options["probes"])
+    lead = probes or "K"
+    rows = [stage.add_input(named(stage, TANGENT, x), x, [lead, *x.shape[1:]]) for x in stage.wrt]
+    g.seeds += tuple(rows)
+    g.lead = "K"
+    names = [x.name for x in stage.wrt]
+
+    def run(row: Sequence[Value]) -> Value:
+        return reached(stage, push(frozen(stage), dict(zip(names, row, strict=True)), g))
+
+    return [(RESPONSE, each(g, rows, probes, run), [lead, *stage.head.shape[1:]])]
+
+
+def reached(stage: Stage, tangents: Values) -> Value:
+    """The head's tangent. TargetError where the frozen network does not depend on the input."""
+    found = tangents.get(stage.head.name)
+    if found is None:
+        raise TargetError(
+            f"{stage.head.name!r} does not depend on {stage.wrt[0].name!r} once softmax and gates are taken as constant"
+        )
+    return found
+
+
+def residual(stage: Stage, target: Target) -> list[Result]:
+    """`residual` r(x0) (N, ...), of the output's shape: what the frozen network says to an input of zeros."""
+    g, head = stage.g, stage.head
+    found = push(frozen(stage), {}, g, affine=True).get(head.name)
+    if found is None:
+        found = g.Expand(g.number(0.0, head), g.Shape(head))
+    return [(RESIDUAL, found, list(head.shape))]
+
+
+def contributions(stage: Stage, target: Target) -> list[Result]:
+    """`contributions` (rows, terms): z_c = Σ terms, the share F_c x0 of the input first, then ⟨q_t, κ_t⟩ of every
+    node t with a constant part κ_t, q_t the sensitivity of z_c to it: one backward pass (METHODS 1.27; Theorem 1 for
+    any graph). The card's option `terms` names them."""
+    g, tape = stage.g, frozen(stage)
+    found = begin(stage, target)
+    rows: list[Value] = []
+    names: list[str] = []
+    for seed in found.seeds:
+        cotangents = pull(tape, {stage.head.name: seed}, g)
+        terms = {"input": _total(g, [(cotangents[x.name], x) for x in stage.wrt if x.name in cotangents])}
+        for step in tape.steps:
+            q, constant = cotangents.get(step.site.y.name), step.local.offset
+            if q is not None and constant is not None:
+                with g.at(step.site.name):
+                    terms[step.site.name] = _total(g, [(q, constant)])
+        names = list(terms)
+        rows.append(g.Concat(*terms.values(), axis=1))
+    stage.extras.setdefault("chosen", {})["terms"] = names
+    value = rows[0]
+    if len(rows) > 1:
+        value = g.Reshape(
+            g.Concat(*(g.Unsqueeze(v, g.ints(1)) for v in rows), axis=1), g.ints(-1, len(names))
+        )
+    return [(CONTRIBUTIONS, value, [leading(stage, target), len(names)])]
+
+
+def _total(g: Emit, pairs: Sequence[tuple[Value, Value]]) -> Value:
+    """Σ ⟨a, b⟩ of each row, (rows, 1); b may broadcast."""
+    sums = [g.ReduceSum(g.Reshape(g.Mul(a, b), g.ints(0, -1)), g.ints(1), keepdims=1) for a, b in pairs]
+    return g.total(sums)
+
+
+def leading(stage: Stage, target: Target) -> int | str | None:
+    """Rows of a result: of the batch, of the cotangents, or of several classes a sample."""
+    lead = stage.wrt[0].shape[0]
+    if target == "cotangent":
+        return "K"
+    if not isinstance(target, (str, int)) and len(target) > 1:
+        return lead * len(target) if isinstance(lead, int) else "rows"
+    found: int | str | None = lead
+    return found
+
+
+__all__ = ["begin", "columns", "contributions", "each", "frozen", "residual"]

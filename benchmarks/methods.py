@@ -37,6 +37,7 @@ OPTIONS: Mapping[str, Any] = {
     "high": 3.0,
     "estimator": "weights",
 }
+MAPS = [name for name, method in onnxplain.methods().items() if method.maps]
 PACKAGES = ("onnxplain", "onnx", "onnxruntime", "numpy")
 
 
@@ -87,7 +88,7 @@ def _network(title: str, model: Path, x: Floats, threads: int, repeats: int, low
     sizes: dict[str, float] = {}
     missing: dict[str, str] = {}
     seconds: list[np.ndarray] = []
-    names = list(onnxplain.methods())
+    names = MAPS
     for start in range(0, len(names), 4):
         runs: dict[str, Callable[[], object]] = {FORWARD: forward}
         for method in names[start : start + 4]:
@@ -122,7 +123,7 @@ def report(measured: Sequence[Costs], args: argparse.Namespace, repeats: int) ->
     """The whole page."""
     quick = "A test of the script on small networks, not a result.\n\n" if args.quick else ""
     rows = [["forward (= 1)", *(f"{m.forward.median * 1e3:.1f} ms" for m in measured)]]
-    for method in onnxplain.methods():
+    for method in MAPS:
         mark = ", per sample" if _samples(method) > 1 else ""
         cells = [spread(m.ratios[method]) if method in m.ratios else "-" for m in measured]
         rows.append([f"{method}{mark}", *cells])

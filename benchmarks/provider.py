@@ -38,6 +38,7 @@ METHODS = (
     "deeplift.rescale",
     "pattern-attribution",
 )
+MAPS = [name for name, method in onnxplain.methods().items() if method.maps]
 OPTIONS: Mapping[str, Any] = {
     "steps": 16,
     "samples": 16,
@@ -58,7 +59,7 @@ class Measured:
 def main(arguments: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=sorted(NETWORKS), default=list(DEFAULT))
-    parser.add_argument("--methods", nargs="+", choices=["all", *onnxplain.methods()], default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=["all", *MAPS], default=list(METHODS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--provider", help="cpu, cuda, ...; by default CUDA if it works, else the CPU")
     parser.add_argument("--threads", type=int, help="of one operator on the CPU")
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     args = parser.parse_args(arguments)
     provider = args.provider or working()
     machine = probe(provider, args.threads, quick=args.quick)
-    names = list(onnxplain.methods()) if "all" in args.methods else args.methods
+    names = MAPS if "all" in args.methods else args.methods
     measured = []
     for network in args.networks:
         for batch in args.batches:

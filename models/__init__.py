@@ -2,8 +2,8 @@
 
 Shipped files are found by `path`, `photo` and `names`; `digits` gives handwritten digits; `record` and `labels`
 read what is written beside a model file, shipped or not. The builders live in the modules nie, vgg, resnet,
-mobilenet, unet and vit and return an onnx.ModelProto; randomize gives the onnx wheel's weightless topologies usable
-weights. Licences: LICENSES.md.
+mobilenet, unet, vit, superresolution and cyclegan and return an onnx.ModelProto; randomize gives the onnx wheel's
+weightless topologies usable weights. Licences: LICENSES.md.
 """
 
 from __future__ import annotations

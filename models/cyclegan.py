@@ -26,8 +26,8 @@ def cyclegan(
     x + norm(conv(relu(norm(conv(x))))), 3×3; two ConvTranspose of stride 2, to 2 · width and `width`; a 7×7 convolution
     to `channels` and tanh. Instance normalisation and ReLU follow every convolution outside the blocks but the last.
     The 7×7 convolutions and those of the blocks are padded by reflection. The normalisation has scale 1 and bias 0
-    (the paper does not learn them), so that the biases of the convolutions before it have no effect. The defaults have
-    11.4 million weights.
+    (the authors' code learns neither), so that the biases of the convolutions before it have no effect.
+    The defaults have 11.4 million weights.
 
     size: None leaves height and width free; they must then be multiples of 4, at least 8, when the model runs.
     ValueError unless `size` is such a number, `epsilon` above 0 and the other numbers at least 1.

@@ -21,6 +21,7 @@ from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
 from .method import Method, Reduce
 from .mirror import mirror
+from .passes.accelerators import told, vet_ops
 from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
@@ -58,11 +59,14 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _once(stage, method, request)
     else:
         model, spelt = _sampled(stage, method, request, sampling)
+    vet(model, stage.graph)
+    model = with_weights(model, stage.graph)
+    for problem in told(vet_ops(model, request.provider)):
+        stage.g.note(f"on {request.provider}, {problem}")
     card = _card(model, source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)
     spelt.stamp(model)
-    vet(model, stage.graph)
-    made = with_precision(with_weights(model, stage.graph), request.precision)
+    made = with_precision(model, request.precision)
     return made, card if request.precision == "float32" else read_card(made)
 
 

@@ -90,6 +90,11 @@ class Method:
     outputs: Callable[[Stage, Target], Sequence[Result]] | None = None
     aimed: bool = True
 
+    @property
+    def maps(self) -> bool:
+        """Whether it gives an attribution: a map of the input's shape."""
+        return self.outputs is None
+
     def concrete(self, given: Options) -> tuple[Method, dict[str, Any]]:
         """The method with its inner one's rules and readout, and all options settled. An option that is not its
         own belongs to the inner method."""

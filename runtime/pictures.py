@@ -106,6 +106,9 @@ def explain(
         )
     if not pictures or not names:
         raise OptionError("nothing to explain: give at least one picture and one method")
+    for method in map(find, names):
+        if not method.maps:
+            raise OptionError(f"{method.name} gives no map to draw; see `onnxplain scope`")
     chosen = -1 if target == "top" else class_index(target, about.labels)
     prepared = [_prepared(picture, about) for picture in pictures]
     found: list[list[Explained]] = [[] for _ in prepared]

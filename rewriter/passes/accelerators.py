@@ -10,7 +10,7 @@ the WebGPU provider of onnxruntime-web 1.30 were seen with its software adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -261,6 +261,17 @@ def vet_ops(model: onnx.ModelProto, provider: str) -> list[Problem]:
             if node.op_type in limit.ops and limit.when(seen)
         ]
     return found
+
+
+def told(problems: Sequence[Problem]) -> list[str]:
+    """One line an operator and reason, with the nodes that it is about."""
+    names: dict[tuple[str, Effect, str], list[str]] = {}
+    for problem in problems:
+        names.setdefault((problem.op, problem.effect, problem.reason), []).append(repr(problem.name))
+    return [
+        f"{op} at {', '.join(at[:2])}{f' and {len(at) - 2} more' if len(at) > 2 else ''} {effect}: {reason}"
+        for (op, effect, reason), at in names.items()
+    ]
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

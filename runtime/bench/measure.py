@@ -106,7 +106,11 @@ def bench(
     source = load(model, external_data=how.external_data)
     if is_explanation(source.model):
         raise OptionError("this file is an explanation already; give the model that it was made from")
-    chosen = {name: find(name) for name in (methods() if names is None else dict.fromkeys(names))}
+    every = [name for name, method in methods().items() if method.maps]
+    chosen = {name: find(name) for name in dict.fromkeys(every if names is None else names)}
+    for name, method in chosen.items():
+        if not method.maps:
+            raise OptionError(f"{name} gives no map: it is not measured beside the others")
     if not chosen or how.repeats < 1:
         raise OptionError("give at least one method, and at least one round (repeats)")
     options = {name: for_method(method, how.options, chosen) for name, method in chosen.items()}

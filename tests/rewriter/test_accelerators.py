@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxplain.rewriter.card import read_card
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.errors import OptionError
 from onnxplain.rewriter.passes import lower
@@ -215,3 +216,18 @@ def test_a_later_opset_takes_resize_off_the_gpu() -> None:
 def test_an_unknown_provider_is_named() -> None:
     with pytest.raises(OptionError, match="did you mean 'cuda'"):
         vet_ops(net(DOUBLE), "cudo")
+
+
+REFLECTED = """g (float[N,1,4,4] x) => (float[N,1,8,8] y)
+<int64[8] pads = {0, 0, 2, 2, 0, 0, 2, 2}> { y = Pad<mode="reflect">(x, pads) }"""
+
+
+def test_a_file_for_a_provider_says_what_it_cannot_run() -> None:
+    """One line an operator, in the card."""
+    made, card = compile_model(
+        net(REFLECTED), find("saliency"), Request(target="cotangent", provider="tensorrt")
+    )
+    assert card.approximations == read_card(made).approximations
+    (scatter,) = [note for note in card.approximations if "ScatterElements" in note]
+    assert scatter.startswith("on tensorrt, ScatterElements at ") and "wrong" in scatter
+    assert not compile_model(net(REFLECTED), find("saliency"), Request(target="cotangent"))[1].approximations

@@ -44,6 +44,19 @@ BUILT_IN = [
     *("lrp.epsilon-gamma-box", "lrp.preset-a", "lrp.preset-b", "deep-taylor"),
     *("deeplift.rescale", "deeplift.reveal-cancel", "deeplift.mixed"),
     *("pattern-net", "pattern-attribution"),
+    *(
+        f"linearscope.{kind}"
+        for kind in (
+            "rows",
+            "columns",
+            "residual",
+            "contributions",
+            "pixel-discussion",
+            "votes",
+            "dual",
+            "svd",
+        )
+    ),
 ]
 
 

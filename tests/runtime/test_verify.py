@@ -27,7 +27,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "smoothgrad": {"samples": 3},
     "integrated-gradients": {"steps": 8},
 }
-METHODS = [name for name in onnxplain.methods() if not name.startswith("pattern")]
+METHODS = [
+    name for name, method in onnxplain.methods().items() if method.maps and not name.startswith("pattern")
+]
 
 
 def failures(outcomes: tuple[Outcome, ...]) -> list[str]:

@@ -117,7 +117,10 @@ def _once(stage: Stage, method: Method, request: Request) -> tuple[onnx.ModelPro
     else:
         results = method.outputs(stage, request.target)
     infos = finish(stage.g, results, _taken(stage), request.provider)
-    model = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
+    if method.assembly is None:
+        model = assemble(stage.graph, stage.g.nodes, infos, stage.g.stated)
+    else:
+        model = method.assembly(stage, infos)
     model.graph.input.extend(declared(value) for value in stage.inputs)
     return model, spelling(stage.g, request.provider)
 
@@ -170,7 +173,8 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
     g.seeds += seeds
-    g.lead = begin.inputs[0].shape[0] if target == "cotangent" else stage.wrt[0].shape[0]
+    whole = target == "cotangent" and not stage.options.get("probes")  # a branch has the rows of the input
+    g.lead = begin.inputs[0].shape[0] if whole else stage.wrt[0].shape[0]
     scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import onnx
+
 from .emit import Emit
 from .errors import OptionError, nearest
 from .graph import Graph, Value
@@ -69,6 +71,8 @@ class Method:
     outputs: (stage, target) -> results of other shapes than the input's, instead of `read`; what it needs besides the
     model's inputs it adds to `stage.inputs`. aimed: whether a class or a cotangent is explained.
     approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
+    assembly: (stage, results as declared) -> the file without its weights, where emitted nodes do more than to follow
+    the forward pass; `graph.assemble` otherwise.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Method:
     starts_at_layer: bool = False
     outputs: Callable[[Stage, Target], Sequence[Result]] | None = None
     aimed: bool = True
+    assembly: Callable[[Stage, Sequence[onnx.ValueInfoProto]], onnx.ModelProto] | None = None
 
     @property
     def maps(self) -> bool:

@@ -29,9 +29,12 @@ from .card import PREFIX
 from .draft import captured, rename_inputs
 from .errors import ModelError, OptionError, ProviderError, nearest
 from .graph import LOOP
+from .order import ordered
 from .respell import forget_spelling
 
 PRECISIONS = ("float32", "float16")
+OWN = "onnxplain/"
+"""What the names of loops that this package writes begin with."""
 NOTE = "computed in float16 but for sums, quotients and exponentials; inputs and outputs are float32"
 
 WIDE = frozenset(
@@ -50,8 +53,9 @@ def with_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """The emitted file computing in that precision: "float32" is the model itself, "float16" a new one with a note
     among the card's approximations.
 
-    Raises OptionError for another word; ModelError for a model that has no float32 (nothing to convert) or that the
-    conversion cannot follow; ProviderError when onnxruntime, which brings it, is missing.
+    Raises OptionError for another word, and for a file with an iteration in it; ModelError for a model that has no
+    float32 (nothing to convert) or that the conversion cannot follow; ProviderError when onnxruntime, which brings it,
+    is missing.
     """
     if precision not in PRECISIONS:
         raise OptionError(
@@ -64,7 +68,11 @@ def with_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
         raise ModelError("precision='float16': the model has no input or output in float32 to start from")
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    loops = [node for node in made.graph.node if node.op_type == "Loop" and node.name == LOOP]
+    loops = [node for node in made.graph.node if node.op_type == "Loop" and node.name.startswith(OWN)]
+    if any(node.name != LOOP for node in loops):
+        raise OptionError(
+            "precision='float16': what this method iterates needs float32; leave precision= out"
+        )
     if loops:
         _narrow_body(made, loops[0])
     else:
@@ -187,31 +195,11 @@ def _replace(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
 
 def _sort(graph: onnx.GraphProto) -> None:
     """Topological order again, the order of the nodes otherwise kept; the casts were appended at the end."""
-    made = {name for node in graph.node for name in node.output if name}
-    waiting = list(graph.node)
-    done: set[str] = set()
-    ordered: list[onnx.NodeProto] = []
-    readers: dict[str, list[int]] = {}
-    missing: list[int] = []
-    for i, node in enumerate(waiting):
-        needs = {name for name in (*node.input, *captured(node)) if name in made}
-        missing.append(len(needs))
-        for name in needs:
-            readers.setdefault(name, []).append(i)
-    ready = [i for i, count in enumerate(missing) if not count]
-    while ready:
-        i = ready.pop(0)
-        ordered.append(waiting[i])
-        for name in set(waiting[i].output) - done - {""}:
-            done.add(name)
-            for reader in readers.get(name, ()):
-                missing[reader] -= 1
-                if not missing[reader]:
-                    ready.append(reader)
-        ready.sort()
-    if len(ordered) != len(waiting):
+    nodes = list(graph.node)
+    order = ordered([(*node.input, *captured(node)) for node in nodes], [node.output for node in nodes])
+    if order is None:
         raise ModelError("precision='float16': the converted graph has a cycle")
-    _replace(graph, ordered)
+    _replace(graph, [nodes[i] for i in order])
 
 
 def _note(model: onnx.ModelProto) -> None:

@@ -8,6 +8,11 @@ from ..rewriter.method import Method, Option
 from .checks import whole
 from .readouts import keep
 from .scope import freeze
+from .scope.discussion import OPTIONS as DISCUSSED
+from .scope.discussion import discussion, votes
+from .scope.dual import assemble_dual, dual
+from .scope.power import OPTIONS as POWERED
+from .scope.power import assemble_svd, svd
 from .scope.results import columns, contributions, residual
 
 PAPER = "Navarrete et al., LinearScope"
@@ -75,4 +80,53 @@ LINEARSCOPE_CONTRIBUTIONS = Method(
     cost="1 forward + 1 backward",
     source=f"{PAPER} Theorem 1, Fig. 4, Tables 3-4",
     options=OPTIONS,
+)
+LINEARSCOPE_DISCUSSION = Method(
+    name="linearscope.pixel-discussion",
+    title="LinearScope: pixel discussion",
+    family="linearscope",
+    rules=freeze,
+    read=discussion,
+    cost="1 forward + 1 backward a class + 1 backward for all (classwise: 2 backward a class)",
+    source=f"{PAPER} section 5, Eq. 17-18",
+    display="sum,sym",
+    options={**OPTIONS, **DISCUSSED},
+)
+LINEARSCOPE_VOTES = Method(
+    name="linearscope.votes",
+    title="LinearScope: pixel votes over classes",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=votes,
+    aimed=False,
+    cost="1 forward + 1 backward a class + 1 backward for all (classwise: 2 backward a class)",
+    source=f"{PAPER} section 5, Fig. 3",
+    options={**OPTIONS, **DISCUSSED},
+)
+LINEARSCOPE_DUAL = Method(
+    name="linearscope.dual",
+    title="LinearScope: the network over [x0; x1]",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=dual,
+    aimed=False,
+    assembly=assemble_dual,
+    cost="2 forward",
+    source=f"{PAPER} section 3, Fig. 2",
+    options=OPTIONS,
+)
+LINEARSCOPE_SVD = Method(
+    name="linearscope.svd",
+    title="LinearScope: singular values, eigen-inputs and eigen-outputs of F",
+    family="linearscope",
+    rules=freeze,
+    read=keep,
+    outputs=svd,
+    aimed=False,
+    assembly=assemble_svd,
+    cost="1 forward + (1 forward + 1 backward) a vector and step",
+    source=f"{PAPER} section 4, Algorithm 1",
+    options={**OPTIONS, **POWERED},
 )

@@ -195,6 +195,8 @@ class Explainer:
         rows, given = self._rows([other for other in own if own[other].ndim], own), array.shape[0]
         if name.split("/")[0] == "baseline" and given not in (1, rows):
             raise OptionError(f"{name}: {given} rows for {rows} samples; give one, or one a sample")
+        if self.card.method.startswith("linearscope.") and rows not in (1, given):
+            raise OptionError(f"{name}: {given} rows for {rows} samples; give one sample, or a row for each")
         if not given:
             raise OptionError(f"{name}: an array of no rows, {list(array.shape)}; give at least one")
 

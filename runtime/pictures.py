@@ -106,9 +106,6 @@ def explain(
         )
     if not pictures or not names:
         raise OptionError("nothing to explain: give at least one picture and one method")
-    for method in map(find, names):
-        if not method.maps:
-            raise OptionError(f"{method.name} gives no map to draw; see `onnxplain scope`")
     chosen = -1 if target == "top" else class_index(target, about.labels)
     prepared = [_prepared(picture, about) for picture in pictures]
     found: list[list[Explained]] = [[] for _ in prepared]
@@ -130,11 +127,15 @@ def explain(
 def _explainer(source: Source, name: str, about: Description, options: dict[str, Any]) -> Explainer:
     """Compile; a file that is an explanation already is used as it is."""
     if not is_explanation(source.model):
+        if not find(name).maps:
+            raise OptionError(f"{name} gives no map to draw; see `onnxplain scope`")
         given = {**options, "preprocessing": about.preprocessing.to_record(), "labels": about.labels}
         return compile(source, name, target="input", **given)
     card = read_card(source.model)
     if card.method != name:
         raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
+    if "attribution" not in card.outputs:
+        raise OptionError(f"this file, of {name}, gives no map to draw; see `onnxplain show`")
     free = {"providers", "threads", "memory", "cache"}
     asked = [key for key, value in options.items() if key not in free and value is not None]
     if options.get("head") == "logits":  # the default of the command line

@@ -33,27 +33,37 @@ HOMOGENEOUS = frozenset(
 """y = A(x) x with A the derivative: masks, and winners."""
 PRODUCTS = frozenset("Mul MatMul Gemm Einsum ReduceSumSquare".split())
 FROZEN = frozenset("Softmax LogSoftmax".split())
+STEEP = frozenset("Sqrt Pow Asin Acos Acosh".split())
+"""With an infinite derivative at the end of their domain."""
 
 
 def freeze(options: Options) -> Rules:
     """The rule set. freeze: "offset", "mask" or "taylor" for smooth activations; norm: "stats" or "std"."""
     pairs: dict[Match, Rule] = {
-        _any: taylor,
+        _known: taylor,
         LINEAR | HOMOGENEOUS: tangent,
         TERMS: terms,
         PRODUCTS: product,
         FROZEN: constant,
         "Clip": clip,
         "Div": numerator,
+        "Resize": resized,
     }
     if options["freeze"] != "taylor":
         pairs[CURVED] = secants(mask=options["freeze"] == "mask")
+    pairs[denominator] = constant
     pairs.update({op: rule(options["norm"] == "std") for op, rule in NORMS.items()})
     return GRADIENT | pairs
 
 
-def _any(site: Site) -> bool:
-    return True
+def _known(site: Site) -> bool:
+    return GRADIENT.find(site) is not None
+
+
+def denominator(site: Site) -> bool:
+    """1 / x, and negative powers: what the numerator of a Div is divided by."""
+    power = site.constant(1) if site.op == "Pow" else None
+    return site.op == "Reciprocal" or (power is not None and power.size > 0 and bool((power < 0).all()))
 
 
 def rest(site: Site, maps: tuple[Linear | None, ...], g: Emit) -> Value | None:
@@ -68,9 +78,18 @@ def rest(site: Site, maps: tuple[Linear | None, ...], g: Emit) -> Value | None:
 
 
 def taylor(site: Site, g: Emit) -> Local:
-    """A = h'(x0), c = h(x0) - h'(x0) x0 (Eq. 4). Of a piecewise linear node this is the frozen node itself."""
+    """A = h'(x0), c = h(x0) - h'(x0) x0 (Eq. 4); A = 0 where h' is infinite. Of a piecewise linear node this is the
+    frozen node itself."""
     local = tangent(site, g)
+    if site.op in STEEP:
+        local = Local(*(_bounded(part, g) for part in local.maps))
     return Local(*local.maps, offset=rest(site, local.maps, g))
+
+
+def _bounded(part: Linear | None, g: Emit) -> Linear | None:
+    if not isinstance(part, Scale) or isinstance(part.d, (int, float)):
+        return part
+    return Scale(g.Where(g.IsInf(part.d), g.number(0.0, part.d), part.d))
 
 
 def clip(site: Site, g: Emit) -> Local:
@@ -110,6 +129,14 @@ def _at_zero(site: Site, g: Emit) -> Value:
     ]
     attrs = dict(site.node.attrs)
     return g.ops(site.node.op, *inputs, outputs=1, domain=site.node.domain or "", **attrs)[0]
+
+
+def resized(site: Site, g: Emit) -> Local:
+    """Linear; places outside a cropped region have a value of their own."""
+    local = tangent(site, g)
+    if float(site.attr("extrapolation_value", 0.0)) == 0.0:
+        return local
+    return Local(*local.maps, offset=rest(site, local.maps, g))
 
 
 def product(site: Site, g: Emit) -> Local:

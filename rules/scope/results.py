@@ -11,7 +11,7 @@ from ...rewriter.emit import Emit
 from ...rewriter.errors import TargetError
 from ...rewriter.graph import Value
 from ...rewriter.results import Result
-from ...rewriter.scene import Stage
+from ...rewriter.scene import Stage, is_float
 from ...rewriter.tape import Tape, pull, push
 from ...rewriter.target import Start, Target, branches, start
 
@@ -57,8 +57,9 @@ def columns(stage: Stage, target: Target) -> list[Result]:
     lead = probes or "K"
     rows = [stage.add_input(named(stage, TANGENT, x), x, [lead, *x.shape[1:]]) for x in stage.wrt]
     g.seeds += tuple(rows)
-    g.lead = "K"
+    g.lead = stage.wrt[0].shape[0] if probes else "K"  # a branch has the rows of the input
     names = [x.name for x in stage.wrt]
+    recall(stage)
 
     def run(row: Sequence[Value]) -> Value:
         return reached(stage, push(frozen(stage), dict(zip(names, row, strict=True)), g))
@@ -77,11 +78,15 @@ def reached(stage: Stage, tangents: Values) -> Value:
 
 
 def residual(stage: Stage, target: Target) -> list[Result]:
-    """`residual` r(x0) (N, ...), of the output's shape: what the frozen network says to an input of zeros."""
-    g, head = stage.g, stage.head
-    found = push(frozen(stage), {}, g, affine=True).get(head.name)
+    """`residual` r(x0) (N, ...), of the output's shape: what the frozen network says to an input of zeros. All of the
+    output where softmax and gates cut it off from the input."""
+    g, head, tape = stage.g, stage.head, frozen(stage)
+    found = push(tape, {}, g, affine=True).get(head.name)
     if found is None:
-        found = g.Expand(g.number(0.0, head), g.Shape(head))
+        reached = any(step.site.y.name == head.name for step in tape.steps)
+        live = reached or head.name in {x.name for x in stage.wrt}
+        found = g.Expand(g.number(0.0, head), g.Shape(head)) if live else head
+    recall(stage)
     return [(RESIDUAL, found, list(head.shape))]
 
 
@@ -95,14 +100,22 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
     names: list[str] = []
     for seed in found.seeds:
         cotangents = pull(tape, {stage.head.name: seed}, g)
-        terms = {"input": _total(g, [(cotangents[x.name], x) for x in stage.wrt if x.name in cotangents])}
+        if not any(x.name in cotangents for x in stage.wrt):
+            reached(stage, {})
+        count = g.rows(seed)
+        terms = {
+            "input": _total(
+                stage, count, [(cotangents[x.name], x, x) for x in stage.wrt if x.name in cotangents]
+            )
+        }
         for step in tape.steps:
-            q, constant = cotangents.get(step.site.y.name), step.local.offset
-            if q is not None and constant is not None:
+            y = step.site.y
+            if y.name in cotangents and step.local.offset is not None:
                 with g.at(step.site.name):
-                    terms[step.site.name] = _total(g, [(q, constant)])
+                    terms[step.site.name] = _total(stage, count, [(cotangents[y.name], step.local.offset, y)])
         names = list(terms)
         rows.append(g.Concat(*terms.values(), axis=1))
+    recall(stage)
     stage.extras.setdefault("chosen", {})["terms"] = names
     value = rows[0]
     if len(rows) > 1:
@@ -112,10 +125,31 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
     return [(CONTRIBUTIONS, value, [leading(stage, target), len(names)])]
 
 
-def _total(g: Emit, pairs: Sequence[tuple[Value, Value]]) -> Value:
-    """Σ ⟨a, b⟩ of each row, (rows, 1); b may broadcast."""
-    sums = [g.ReduceSum(g.Reshape(g.Mul(a, b), g.ints(0, -1)), g.ints(1), keepdims=1) for a, b in pairs]
+def _total(stage: Stage, count: Value, pairs: Sequence[tuple[Value, Value, Value]]) -> Value:
+    """Σ ⟨a, b⟩ of each row, (rows, 1); b may broadcast to a, which is a cotangent of the tensor y. The rows lie along
+    the first axis of y, by themselves or with another axis (tokens of all samples), or along a later one."""
+    g = stage.g
+    sums = []
+    for a, b, y in pairs:
+        product, axis = g.Mul(a, b), _row_axis(y, stage.wrt[0])
+        if axis:
+            product = g.Transpose(product, perm=[axis, *(i for i in range(len(y.shape)) if i != axis)])
+        lines = g.Reshape(product, g.join(count, g.ints(-1)))
+        sums.append(g.ReduceSum(lines, g.ints(1), keepdims=1))
     return g.total(sums)
+
+
+def _row_axis(y: Value, x: Value) -> int:
+    """The axis of y that has the size of the batch by name, if the first one has not."""
+    lead, shape = x.shape[0], y.shape or []
+    return shape.index(lead) if isinstance(lead, str) and lead in shape else 0
+
+
+def recall(stage: Stage) -> None:
+    """Of several inputs that may be explained the card names those that are: no output of the file is called after
+    them."""
+    if sum(is_float(x) for x in stage.graph.inputs) > 1:
+        stage.extras.setdefault("chosen", {})["explained"] = [x.name for x in stage.wrt]
 
 
 def leading(stage: Stage, target: Target) -> int | str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ...rewriter.errors import ExplainError
-from . import bench, build, fit, inspect, picture, verify
+from . import bench, build, fit, inspect, picture, scope, verify
 
 app = typer.Typer(
     name="onnxplain",
@@ -27,6 +27,7 @@ app.command("bench")(bench.bench_command)
 app.command("methods")(inspect.methods_command)
 app.command("demo")(picture.demo_command)
 app.add_typer(fit.app, name="fit")
+app.add_typer(scope.app, name="scope")
 
 
 @app.callback(invoke_without_command=True)

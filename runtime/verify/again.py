@@ -24,6 +24,9 @@ from .sums import CONSERVED, DELTA, lossy
 HASHED = ("baseline", "references", "patterns")
 """Options that the card only has a record of, where they are arrays."""
 
+RECORDED = ("reduce", "terms", "explained")
+"""Entries of the card's options that are none of the method's."""
+
 ADJOINT = 1e-4
 """Of ⟨push t, c⟩ and ⟨t, pull c⟩, relative to the sum of their absolute terms: float32."""
 
@@ -31,7 +34,7 @@ ADJOINT = 1e-4
 @check("per node: pull is the transpose of push")
 def adjoint(subject: Subject) -> Outcome:
     """Every pull is the transpose of its push, at every node; the worst one."""
-    source, method, request = _again(subject)
+    source, method, request = recompiled(subject)
     found = adjointness(source, method, request, _fed(subject, subject.probes[0]), run=_run(subject))
     if not found:
         raise NotApplicable("no map of this method has a forward form")
@@ -43,7 +46,7 @@ def adjoint(subject: Subject) -> Outcome:
 @check("per node: relevance is kept")
 def relevance_kept(subject: Subject) -> Outcome:
     """LRP: what arrives at a node is passed on, or taken by its bias. Bounded for rules that keep the sum."""
-    source, method, request = _again(subject)
+    source, method, request = recompiled(subject)
     found = balances(
         source, method, request, _fed(subject, subject.probes[0]), run=_run(subject), weigh=relevance
     )
@@ -63,7 +66,7 @@ def change_kept(subject: Subject) -> Outcome:
     """DeepLIFT: Σ m Δ is the same at the output of a node and over its inputs."""
     if subject.options.get("references") is not None:
         raise NotApplicable("of a set of references; each is a reference of its own")
-    source, method, request = _again(subject)
+    source, method, request = recompiled(subject)
     found = balances(
         source, method, request, _fed(subject, subject.probes[0]), run=_run(subject), weigh=change
     )
@@ -78,11 +81,11 @@ def _nan_last(error: float) -> float:
     return error if error == error else float("inf")
 
 
-def _again(subject: Subject) -> tuple[Source, Method, Request]:
+def recompiled(subject: Subject) -> tuple[Source, Method, Request]:
     """What the file was compiled from."""
     if subject.source is None:
         raise NotApplicable("needs the original model (--model)")
-    options = {name: value for name, value in subject.options.items() if name != "reduce"}
+    options = {name: value for name, value in subject.options.items() if name not in RECORDED}
     stored = [name for name in HASHED if isinstance(options.get(name), Mapping)]
     if stored:
         raise NotApplicable(
@@ -117,11 +120,9 @@ def _shapes(subject: Subject, source: Source) -> Mapping[str, tuple[Dim, ...]] |
 
 
 def _fed(subject: Subject, case: Case) -> dict[str, Array]:
-    feeds: dict[str, Any] = {**case.feeds, **subject.more}
+    feeds: dict[str, Any] = {**case.feeds, **subject.more, **subject.beside(case)}
     if subject.aim == "input":
         feeds["target"] = np.full((len(case.feeds[subject.explained[0]]), 1), -1, np.int64)
-    if subject.aim == "cotangent":
-        feeds["cotangent"] = subject.cotangent(case)
     return feeds
 
 

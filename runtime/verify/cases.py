@@ -27,7 +27,7 @@ SIZE = 32
 
 @dataclass(frozen=True)
 class Case:
-    """One input of the model, with as many samples as a fixed batch wants, else one."""
+    """One input of the model, with as many samples as a fixed batch wants, else one (two where rows are pairs)."""
 
     name: str
     feeds: Mapping[str, Array]
@@ -63,6 +63,8 @@ class Maker:
     low: Any = None
     high: Any = None
     sizes: Mapping[str, Sequence[Dim]] = field(default_factory=dict)
+    samples: int = 1
+    """Of one case, where the batch is free."""
 
     def random(self, count: int) -> list[Case]:
         """Uniform where the range of the input is known, else unit normal; integers are 0 or 1."""
@@ -151,7 +153,7 @@ class Maker:
     def rows(self) -> int:
         """Samples of one case."""
         lead = self._explained.shape[0]
-        return lead if isinstance(lead, int) else 1
+        return lead if isinstance(lead, int) else self.samples
 
     def _case(self, name: str, fill: Fill, rng: np.random.Generator) -> Case:
         feeds: dict[str, Array] = {}
@@ -174,7 +176,7 @@ class Maker:
             first = 2 if self.preprocessing is not None and self.preprocessing.layout == "NCHW" else 1
             for axis, side in zip((first, first + 1), size, strict=True):
                 known[axis] = known[axis] or side
-        return tuple(dim or (1 if i == 0 else SIZE) for i, dim in enumerate(known))
+        return tuple(dim or (self.samples if i == 0 else SIZE) for i, dim in enumerate(known))
 
     def _ends(self, slot: Slot, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
         """The ends of the range, to broadcast against the input: the options low and high, else black and white."""

@@ -53,15 +53,24 @@ def _gap(subject: Subject, mine: Any, optimization: str) -> float:
     worst = 0.0
     for case in subject.cases:
         ours = run(mine, _fed(subject, case))
-        expected = run(theirs, {n: v for n, v in case.feeds.items() if n in declared})
+        feeds = {n: first_half(v) if subject.paired else v for n, v in case.feeds.items() if n in declared}
+        expected = run(theirs, feeds)
         for key in subject.own:
-            worst = max(worst, _relative(ours[key], expected[key]))
+            found = first_half(ours[key]) if subject.paired else ours[key]
+            worst = max(worst, _relative(found, expected[key]))
     return worst
+
+
+def first_half(rows: Array) -> Array:
+    """x0 of [x0; x1]."""
+    return rows[: len(rows) // 2]
 
 
 def _baseline(subject: Subject) -> onnx.ModelProto:
     if subject.source is not None:
         return subject.source.model
+    if subject.paired:
+        raise NotApplicable("the nodes of the model are replaced; give the original model to compare with")
     if loop_of(subject.model) is not None:
         raise NotApplicable(
             f"the forward pass is inside the node {LOOP!r}; give the original model to compare with"
@@ -77,12 +86,10 @@ def _baseline(subject: Subject) -> onnx.ModelProto:
 
 def _fed(subject: Subject, case: Case) -> dict[str, Array]:
     """Everything that the file takes."""
-    feeds = dict(case.feeds) | dict(subject.more)
+    feeds = dict(case.feeds) | dict(subject.more) | subject.beside(case)
     rows = len(case.feeds[subject.explained[0]])
     if subject.aim == "input":
         feeds["target"] = np.full((rows, 1), -1, np.int64)
-    if subject.aim == "cotangent":
-        feeds["cotangent"] = subject.cotangent(case)
     return feeds
 
 
@@ -112,6 +119,7 @@ def batch(subject: Subject) -> Outcome:
     Where the batch is fixed its samples are put in another order. Relative to each sample's largest element."""
     if subject.lead == 1:
         raise NotApplicable("the batch is fixed at 1")
+    _vet_batch(subject)
     if not subject.free:
         return within(
             _permuted(subject), _same(subject), f"the samples of a batch of {subject.lead} permuted"
@@ -120,20 +128,31 @@ def batch(subject: Subject) -> Outcome:
     joint = {key: np.concatenate([c.feeds[key] for c in cases]) for key in cases[0].feeds}
     joint = {key: value if _batched(subject, key) else cases[0].feeds[key] for key, value in joint.items()}
     singles = []
-    cotangents = None if subject.aim != "cotangent" else [subject.cotangent(case) for case in cases]
+    beside = [subject.beside(case) for case in cases]
     size = int(subject.card.target.get("size") or 1)
     targets = [i % size for i in range(len(cases))]
     for i, case in enumerate(cases):
         feeds = {key: v if _batched(subject, key) else joint[key] for key, v in case.feeds.items()}
-        more = {} if cotangents is None else {"cotangent": cotangents[i]}
-        singles.append(_parts(subject.call(feeds, [targets[i]], **more)))
+        singles.append(_parts(subject.call(feeds, [targets[i]], **beside[i])))
     worst = 0.0
     for order in ([0, 1, 2], [2, 0, 1]):
         feeds = {key: v[order] if _batched(subject, key) else v for key, v in joint.items()}
-        more = {} if cotangents is None else {"cotangent": np.concatenate([cotangents[i] for i in order])}
+        more = {key: np.concatenate([beside[i][key] for i in order]) for key in beside[0]}
         found = _parts(subject.call(feeds, [targets[i] for i in order], **more))
         worst = max(worst, _rowwise(found, [singles[i] for i in order]))
     return within(worst, _same(subject), "three inputs together and alone")
+
+
+def _vet_batch(subject: Subject) -> None:
+    """NotApplicable for a file whose rows are no samples."""
+    if subject.paired:
+        raise NotApplicable("the rows are pairs [x0; x1]")
+    if subject.probes_fixed:
+        raise NotApplicable(f"{subject.probes_fixed} probes of one sample are built in")
+    for value in subject.model.graph.output:
+        shape = tensor_type(value).shape or (1,)
+        if value.name not in subject.own and isinstance(shape[0], int) and shape[0] != subject.lead:
+            raise NotApplicable(f"{value.name!r} has no row for every sample")
 
 
 def _alike(subject: Subject) -> list[Case]:
@@ -152,7 +171,8 @@ def _batched(subject: Subject, key: str) -> bool:
 
 
 def _parts(result: Result) -> dict[str, Floats]:
-    found = {**result.outputs, **result.attributions, **{f"heat/{k}": v for k, v in result.heatmaps.items()}}
+    heat = {f"heat/{key}": value for key, value in result.heatmaps.items()}
+    found = {**result.outputs, **result.attributions, **heat, **result.results}
     return {key: value.astype(np.float64) for key, value in found.items()}
 
 
@@ -173,7 +193,7 @@ def _permuted(subject: Subject) -> float:
     """The samples of a fixed batch in reverse order: so are the maps."""
     case = subject.probes[0]
     turned = {key: v[::-1] if _batched(subject, key) else v for key, v in case.feeds.items()}
-    more = {} if subject.aim != "cotangent" else {"cotangent": subject.cotangent(case)}
+    more = subject.beside(case)
     there = _parts(subject.call(case.feeds, **more))
     back = _parts(subject.call(turned, **{key: v[::-1] for key, v in more.items()}))
     rows = len(case.feeds[subject.explained[0]])
@@ -196,8 +216,7 @@ def finite(subject: Subject) -> Outcome:
     """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too."""
     bad: list[str] = []
     for case in subject.cases:
-        more = {"cotangent": subject.cotangent(case)} if subject.aim == "cotangent" else {}
-        for key, value in _parts(subject.call(case.feeds, **more)).items():
+        for key, value in _parts(subject.call(case.feeds, **subject.beside(case))).items():
             count = int(np.count_nonzero(~np.isfinite(value)))
             if count:
                 bad.append(f"{count} in {key!r} on {case.name}")
@@ -214,8 +233,8 @@ def top_class(subject: Subject) -> Outcome:
         asked = subject.shoot(case, -1)
         for row, chosen in enumerate(asked.z.argmax(axis=1)):
             named = subject.shoot(case, int(chosen))
-            for key, value in subject.attributions(asked.result).items():
-                worst = max(worst, distance(value[row], subject.attributions(named.result)[key][row]))
+            for key, value in subject.maps(asked.result).items():
+                worst = max(worst, distance(value[row], subject.maps(named.result)[key][row]))
     # The same session on the same numbers; kernels of a GPU may add up in another order.
     return within(worst, 1e-6, f"{len(subject.probes)} inputs")
 

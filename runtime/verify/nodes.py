@@ -147,7 +147,10 @@ def adjointness(
 def _opened(source: Source, method: Method, request: Request) -> tuple[Stage, Any, Tape]:
     """The compilation up to the tape; the samples of a method are not drawn, the input itself is explained."""
     method, options = method.concrete(request.options)
-    request = Request(**{**vars(request), "target": settle(request.target), "options": options})
+    target = (
+        settle(request.target) if method.aimed else "top"
+    )  # which only the start of a backward pass depends on
+    request = Request(**{**vars(request), "target": target, "options": options})
     stage, _ = open_stage(source, method, request)
     with stage.g.at("target"):
         begin = start(stage.graph, stage.head, request.target, stage.g, stage.wrt[0].shape[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from ...rewriter.errors import ModelError
 from ...rewriter.load import Source
 from ...rewriter.passes.shapes import tensor_type
 from ...rewriter.results import ATTRIBUTION
+from ...rules.scope.results import TANGENT
 from ..explainer import Explainer, Result
 from ..opening import serialize
 from ..providers import Provider, create_session
@@ -29,6 +31,7 @@ Floats = npt.NDArray[np.float64]
 SAMPLES = 4
 """Noisy copies that a check feeds: what a mean keeps does not depend on how many."""
 CHUNK = 8
+PAIRED = "linearscope.dual"
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,28 @@ class Subject:
 
     @property
     def own(self) -> list[str]:
-        """The model's own outputs, in order: those before the attribution."""
+        """The model's own outputs, in order: those before what the method adds."""
         names = [value.name for value in self.model.graph.output]
-        end = next((i for i, name in enumerate(names) if name.split("/")[0] == ATTRIBUTION), None)
+        if self.paired:
+            return names
+        added = set(self.card.outputs)
+        end = next(
+            (i for i, name in enumerate(names) if name in added or name.split("/")[0] == ATTRIBUTION), None
+        )
         if not end:
-            raise ModelError("the file has no output `attribution` behind the model's own; compile it again")
+            wanted = ", ".join(f"`{name}`" for name in self.card.outputs) or f"`{ATTRIBUTION}`"
+            raise ModelError(f"the file has no output {wanted} behind the model's own; compile it again")
         return names[:end]
+
+    @property
+    def paired(self) -> bool:
+        """Whether the file is the model itself, for rows [x0; x1]."""
+        return self.card.method == PAIRED
+
+    @property
+    def probes_fixed(self) -> int:
+        """The rows that the cotangents or tangents of one sample must have; 0 for any number."""
+        return int(self.options.get("probes") or 0)
 
     @property
     def explained(self) -> list[str]:
@@ -143,6 +162,42 @@ class Subject:
             return {self.explained[0]: next(iter(maps.values())).astype(np.float64)}
         return {name: maps[name].astype(np.float64) for name in self.explained}
 
+    def maps(self, result: Result) -> dict[str, Floats]:
+        """Attributions, and results of other kinds, in float64."""
+        found = self.attributions(result) if result.attributions else {}
+        return {**found, **{name: value.astype(np.float64) for name, value in result.results.items()}}
+
+    def beside(self, case: Case) -> dict[str, Array]:
+        """What the file takes besides the model's inputs and the class: the cotangent, and what the method wants of
+        its own (tangents), unit normal, other numbers for every input."""
+        found = {"cotangent": self.cotangent(case)} if self.aim == "cotangent" else {}
+        for value in self.model.graph.input:
+            if self.explainer._of_method(value.name) and value.name not in self.more:
+                found[value.name] = self._drawn(value, case)
+        return found
+
+    def _drawn(self, value: onnx.ValueInfoProto, case: Case) -> Array:
+        """Sizes that the file leaves free are those of the inputs: by name, or of the explained one of that rank."""
+        kind = tensor_type(value)
+        if kind.dtype is None or kind.shape is None:
+            raise ModelError(f"input {value.name!r} has no type or rank; the file cannot be checked")
+        sizes = {
+            dim: size
+            for slot in self.slots
+            for dim, size in zip(slot.shape, case.feeds[slot.name].shape, strict=False)
+        }
+        like = case.feeds[self.explained[0]]
+        rows = self.probes_fixed or len(like)
+        tail = like.shape if like.ndim == len(kind.shape) else (1,) * len(kind.shape)
+        shape = tuple(
+            dim if isinstance(dim, int) else rows if axis == 0 else int(sizes.get(dim, tail[axis]) or 1)
+            for axis, dim in enumerate(kind.shape)
+        )
+        if kind.dtype.kind != "f":
+            return np.asarray(np.indices(shape).sum(0) % 2, kind.dtype)
+        rng = np.random.default_rng([self.seed + 3, zlib.crc32(f"{case.name} {value.name}".encode())])
+        return rng.standard_normal(shape).astype(kind.dtype)
+
     def call(self, feeds: Mapping[str, Array], target: Any = -1, **more: Any) -> Result:
         """The file as it is. target: for files that take one."""
         return self._ask(self.explainer, feeds, target, {**self.more, **more})
@@ -157,13 +212,13 @@ class Subject:
     def cotangent(self, case: Case) -> Array:
         """A random one, of the shape of the explained tensor."""
         z = self.tensor(case.feeds)
-        return np.random.default_rng(self.seed + 1).standard_normal(z.shape).astype(z.dtype)
+        shape = (self.probes_fixed or len(z), *z.shape[1:])
+        return np.random.default_rng(self.seed + 1).standard_normal(shape).astype(z.dtype)
 
     def shoot(self, case: Case, target: int = -1, **more: Any) -> Shot:
         """Run the file and read the explained tensor with it."""
         explainer, name = self._probe
-        if self.aim == "cotangent" and "cotangent" not in more:
-            more["cotangent"] = self.cotangent(case)
+        more = {**self.beside(case), **more} if "cotangent" not in more else more
         result = self._ask(explainer, case.feeds, target, {**self.more, **more})
         z = self._flat(result.outputs[name])
         return Shot(case, result, z, self._start(z, target, more.get("cotangent")))
@@ -207,7 +262,7 @@ class Subject:
         """Any cotangent: the explained tensor does not depend on it, but the file wants one."""
         declared = next(value for value in self.model.graph.input if value.name == "cotangent")
         kind = tensor_type(declared)
-        rows = len(feeds[self.explained[0]])
+        rows = self.probes_fixed or len(feeds[self.explained[0]])
         sizes = [rows, *(dim if isinstance(dim, int) else 1 for dim in (kind.shape or ())[1:])]
         return np.ones(sizes, kind.dtype)
 
@@ -236,7 +291,8 @@ class Subject:
 
 def slots_of(explainer: Explainer) -> tuple[Slot, ...]:
     """The model's own inputs: without what the target and the method add. The card does not name the explained ones:
-    they are those that the attributions are named after, or fit in shape."""
+    they are those that the attributions or tangents are named after, or fit in shape; of a file with neither those that
+    the compiler takes, unless the card says more."""
     graph, aim = explainer.model.graph, explainer.card.target.get("target")
     added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
     weights = {tensor.name for tensor in graph.initializer}
@@ -246,9 +302,11 @@ def slots_of(explainer: Explainer) -> tuple[Slot, ...]:
         if v.name != added and v.name not in weights and not explainer._of_method(v.name)
     ]
     maps = [value for value in graph.output if value.name.split("/")[0] == ATTRIBUTION]
+    maps = maps or [value for value in graph.input if value.name.split("/")[0] == TANGENT]
     names = {value.name.partition("/")[2] for value in maps} - {""}
-    if not names and maps:
-        names = {_explained(inputs, maps[0])}
+    if not names and (maps or explainer.card.outputs or explainer.card.method == PAIRED):
+        recalled = explainer.card.options.get("explained")
+        names = set(recalled or [_explained(inputs, maps[0] if maps else None)])
     slots = []
     for value in inputs:
         kind = tensor_type(value)
@@ -260,10 +318,10 @@ def slots_of(explainer: Explainer) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def _explained(inputs: Sequence[onnx.ValueInfoProto], attribution: onnx.ValueInfoProto) -> str:
+def _explained(inputs: Sequence[onnx.ValueInfoProto], attribution: onnx.ValueInfoProto | None) -> str:
     """The float input whose shape the attribution has; of several, or none, the first of the highest rank."""
     floats = [v for v in inputs if (kind := tensor_type(v)).dtype is not None and kind.dtype.kind == "f"]
-    mine = tensor_type(attribution).shape or ()
+    mine = () if attribution is None else tensor_type(attribution).shape or ()
     fits = [v for v in floats if (tensor_type(v).shape or ())[1:] == mine[1:]]
     ranked = sorted(fits or floats, key=lambda v: -min(len(tensor_type(v).shape or ()), 4))
     return ranked[0].name if ranked else ""

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from ...rewriter.card import Card
 from ...rewriter.errors import OptionError
 from ...rules.registry import find
-from . import again, general, maps, slopes, sums
+from . import again, general, maps, scope, slopes, sums
 from .outcome import Check
 
 PER_NODE = (again.adjoint,)
@@ -29,6 +29,11 @@ CHECKS: Mapping[str, tuple[Check, ...]] = MappingProxyType(
         "deep-taylor": (sums.positive, sums.no_more_than_began, again.relevance_kept, *PER_NODE),
         "deeplift.": (sums.summation_to_delta, again.change_kept, *PER_NODE),
         "pattern-": (maps.linear_start, *PER_NODE),
+        scope.ROWS: (maps.linear_start, scope.affine, *PER_NODE),
+        scope.COLUMNS: (scope.linear_tangent, scope.zero_tangent, scope.affine, *PER_NODE),
+        scope.REST: (scope.affine,),
+        "linearscope.contributions": (scope.summed, *PER_NODE),
+        "linearscope.dual": (scope.pairs_agree, scope.pairs_affine, *PER_NODE),
     }
 )
 """Name of a method, beginning of a name (it ends in . or -), or family -> its checks; all that fit apply, each once."""

@@ -148,6 +148,7 @@ def _maker(subject: Subject, shapes: Mapping[str, Sequence[Dim]]) -> Maker:
         low,
         high,
         dict(shapes),
+        2 if subject.paired else 1,
     )
 
 

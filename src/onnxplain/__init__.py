@@ -24,6 +24,7 @@ from .runtime.compiling import package_version as _package_version
 from .runtime.estimate import fit_patterns
 from .runtime.explainer import Explainer, Result, load
 from .runtime.pictures import explain
+from .runtime.scope import Interpreter
 from .runtime.verify import verify
 
 __version__ = _package_version()
@@ -32,6 +33,7 @@ __all__ = [
     "ExplainError",
     "Explainer",
     "ImageError",
+    "Interpreter",
     "Method",
     "ModelError",
     "NotLinearError",

@@ -15,6 +15,7 @@ from onnxplain.runtime.verify import Outcome, verify
 from onnxplain.runtime.verify.general import GENERAL
 from onnxplain.runtime.verify.table import CHECKS
 from tests.runtime.tampering import Nodes, alone, by, compiled, net, opened, spliced, times
+from tests.runtime.test_verify_scope import CASES as SCOPE
 
 Change = Callable[[onnx.ModelProto], onnx.ModelProto]
 ORIGINAL: dict[str, Any] = {"model": net("cnn_bias")}
@@ -201,7 +202,7 @@ def test_a_changed_file_fails(
 def test_every_check_is_shown_to_fail() -> None:
     titles = {check.title for checks in (GENERAL, *CHECKS.values()) for check in checks}
     nodes = {title for title in titles if title.startswith("per node")}  # test_verify_nodes.py
-    assert titles - nodes == {name for name, *_ in CASES} and len(nodes) == 3
+    assert titles - nodes == {name for name, *_ in (*CASES, *SCOPE)} and len(nodes) == 3
 
 
 def test_a_loop_that_hands_on_another_output() -> None:

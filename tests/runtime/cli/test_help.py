@@ -11,7 +11,7 @@ from onnxplain.runtime.cli.main import app
 from tests.runtime.cli.conftest import Cli
 
 GROUP = typer.main.get_command(app)
-COMMANDS = ("compile", "explain", "check", "show", "methods", "demo", "fit", "verify", "bench")
+COMMANDS = ("compile", "explain", "check", "show", "methods", "demo", "fit", "scope", "verify", "bench")
 
 
 def test_the_help_lists_every_command(cli: Cli) -> None:

@@ -25,7 +25,7 @@ from onnxplain.runtime.providers import create_session
 
 FORWARD, DUAL, DUAL_ONE, COLUMNS, ROWS = "forward", "dual batch", "dual batch, one probe", "columns", "rows"
 BATCHED = " in one batch"
-BRANCHES = 8
+BRANCHES = 16
 """Probes of one run, each with a branch of its own."""
 PACKAGES = ("onnxplain", "onnx", "onnxruntime", "numpy")
 

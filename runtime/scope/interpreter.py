@@ -15,7 +15,7 @@ from .contributions import Contributions
 from .layout import Array, Entries, Entry, Given, Layout, Tensors, as_array
 from .svd import Settings, Svd, decompose
 from .system import Asked, System
-from .votes import Votes, count_votes
+from .votes import PORTION, Votes, count_votes
 
 if TYPE_CHECKING:
     from ..providers import Provider
@@ -240,7 +240,8 @@ class Interpreter:
         progress: Progress | None = None,
     ) -> Votes:
         """The class that every pixel votes for: the largest of the discussions, summed over channels. classes: flat
-        indices, all of them by default. In the variants "paper" and "eq18" the biases say the same for every class."""
+        indices, all of them by default, 16 of them at a time or as many as the memory takes. In the variants "paper"
+        and "eq18" the biases say the same for every class."""
         chosen = range(self.shape[0]) if classes is None else self.outward.indices(list(classes))
         if len(set(chosen)) != len(chosen):
             raise OptionError(f"votes: a class is given twice in {list(chosen)}")
@@ -249,7 +250,9 @@ class Interpreter:
         def run(part: Array) -> Array:
             return np.asarray(file(self.system.x0, classes=part).results["discussion"])
 
-        return count_votes(run, chosen, progress)
+        most = min(PORTION, len(chosen))
+        portion = self.system.fitting(file, {"classes": np.asarray(chosen[:most], np.int64)}, most)
+        return count_votes(run, chosen, portion, progress)
 
     def _target(self, target: Entry) -> int:
         top = not isinstance(target, tuple) and target == -1

@@ -192,12 +192,14 @@ class System:
         if most == 1:
             return 1
         if kind not in self._limits:
-            file = self._file(kind, 0)
-            sizes = sizes_of(file.model, {**self.feeds, **probes}, frozenset(probes))
-            budget = None if self.asked.memory is None else parse_bytes(self.asked.memory)
-            plan = choose(estimate(file.model, PROBES, sizes), max(BATCHED, most), budget, opened=True)
-            self._limits[kind] = plan.chunk
+            self._limits[kind] = self.fitting(self._file(kind, 0), probes, max(BATCHED, most))
         return self._limits[kind]
+
+    def fitting(self, file: Explainer, rows: Mapping[str, Array], most: int) -> int:
+        """How many rows, up to `most`, one run of the file can take in the memory that it may use."""
+        sizes = sizes_of(file.model, {**self.feeds, **rows}, frozenset(rows))
+        budget = None if self.asked.memory is None else parse_bytes(self.asked.memory)
+        return choose(estimate(file.model, PROBES, sizes), most, budget, opened=True).chunk
 
     def _run(self, kind: str, probes: Mapping[str, Array], unrolled: int) -> dict[str, Array]:
         count = len(next(iter(probes.values())))

@@ -11,7 +11,7 @@ from ..lanes import Progress
 from .layout import Array
 
 PORTION = 16
-"""Classes of one run."""
+"""Classes of one run, where the memory allows so many."""
 
 Run = Callable[[Array], Array]
 """classes int64 (K,) -> discussions (K, *pixels)."""
@@ -38,13 +38,15 @@ class Votes:
         return [int(self.classes[i]) for i in order if self.counts[i]]
 
 
-def count_votes(run: Run, classes: Sequence[int], progress: Progress | None = None) -> Votes:
+def count_votes(
+    run: Run, classes: Sequence[int], portion: int = PORTION, progress: Progress | None = None
+) -> Votes:
     """Portion after portion; of two portions the larger discussion wins a pixel."""
     every = np.asarray(classes, np.int64)
     best: Array | None = None
     winner: Array | None = None
-    for start in range(0, len(every), PORTION):
-        part = every[start : start + PORTION]
+    for start in range(0, len(every), portion):
+        part = every[start : start + portion]
         talk = run(part)
         strongest, at = talk.max(axis=0), part[talk.argmax(axis=0)]
         if best is None or winner is None:
@@ -59,4 +61,4 @@ def count_votes(run: Run, classes: Sequence[int], progress: Progress | None = No
     return Votes(every, winner, counts, best)
 
 
-__all__ = ["Votes", "count_votes"]
+__all__ = ["PORTION", "Votes", "count_votes"]

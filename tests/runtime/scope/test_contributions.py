@@ -83,6 +83,14 @@ def test_votes_and_discussions(variant: str) -> None:
         np.testing.assert_allclose(a.discussion(c, variant=variant), maps[c], rtol=1e-3, atol=1e-4)
 
 
+def test_memory_bounds_the_classes_of_a_run() -> None:
+    seen: list[tuple[int, int]] = []
+    a = opened("cnn_bias", memory="30kB")
+    found = a.votes(variant="classwise", progress=lambda *at: seen.append(at))
+    np.testing.assert_array_equal(found.votes, stored("cnn_bias")["votes_classwise"])
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_votes_among_some_classes() -> None:
     a, known = opened("cnn_bias"), stored("cnn_bias")["pd_classwise"].sum(axis=1)
     found = a.votes([2, 0], variant="classwise")
@@ -102,7 +110,7 @@ def test_portions_make_no_difference() -> None:
         sizes.append(len(part))
         return np.asarray(talks[part])
 
-    found = count_votes(run, range(len(talks)), lambda *at: seen.append(at))
+    found = count_votes(run, range(len(talks)), progress=lambda *at: seen.append(at))
     np.testing.assert_array_equal(found.votes, talks.argmax(axis=0))
     np.testing.assert_array_equal(found.strength, talks.max(axis=0))
     assert sizes == [PORTION, PORTION, 3] and seen[-1] == (len(talks), len(talks))

@@ -143,7 +143,8 @@ def report(measured: Sequence[Costs], args: argparse.Namespace, busy: float | No
 
 {quick}{machine(args.threads, PACKAGES, busy)}
 {args.probes} probes of one picture, float32; seconds of a probe over those of the forward pass in the same round,
-median (tenth to ninetieth percentile) of {args.repeats} rounds. Columns (F t) and rows (F' c): {BRANCHES} probes a run, each with a branch of its own over shared masks, winners and weights; "in one batch": as many through the
+median (tenth to ninetieth percentile) of {args.repeats} rounds. Columns (F t) and rows (F' c): {BRANCHES}
+probes a run, each with a branch of its own over shared masks, winners and weights; "in one batch": as many through the
 file that takes any number. Dual batch, the paper's form: {BRANCHES} probes and as many copies of the picture a run, or
 one of each.
 

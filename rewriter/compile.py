@@ -21,7 +21,7 @@ from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
 from .method import Method, Reduce
 from .mirror import mirror
-from .passes.accelerators import told, vet_ops
+from .passes.accelerators import LIMITS, told, vet_ops
 from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
@@ -61,7 +61,8 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _sampled(stage, method, request, sampling)
     vet(model, stage.graph)
     model = with_weights(model, stage.graph)
-    for problem in told(vet_ops(model, request.provider)):
+    limits = vet_ops(model, request.provider) if request.provider in LIMITS else []  # a table may be tried out
+    for problem in told(limits):
         stage.g.note(f"on {request.provider}, {problem}")
     card = _card(model, source, stage, aim, method, request, sampled=sampling is not None)
     card.stamp(model)

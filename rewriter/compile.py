@@ -61,7 +61,9 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _sampled(stage, method, request, sampling)
     vet(model, stage.graph)
     model = with_weights(model, stage.graph)
-    limits = vet_ops(model, request.provider) if request.provider in LIMITS else []  # a table may be tried out
+    limits = (
+        vet_ops(model, request.provider) if request.provider in LIMITS else []
+    )  # a table may be tried out
     for problem in told(limits):
         stage.g.note(f"on {request.provider}, {problem}")
     card = _card(model, source, stage, aim, method, request, sampled=sampling is not None)

@@ -15,7 +15,7 @@ from ...rewriter.site import Refuse, Site
 from ..gates import tangent
 from ..gradient import GRADIENT
 from ..gradient.base import step
-from ..relevance_nodes import is_gate
+from .gating import gates
 from .norms import NORMS
 from .secants import CURVED, secants
 
@@ -148,17 +148,15 @@ def product(site: Site, g: Emit) -> Local:
         return Local(*(part and Chain(part, Scale(0.5)) for part in local.maps))
     if len(factors) < 2:
         return local
-    gates = [i for i in factors if is_gate(site, site.node.inputs[i])]
-    if gates and len(gates) < len(factors):
+    held = gates(site, factors)
+    if held:
         g.note(f"{site.op} at {site.name}: a gate, taken as constant")
-        kept = tuple(None if i in gates else part for i, part in enumerate(local.maps))
-        if len(factors) - len(gates) == 1:
-            return Local(*kept, offset=local.offset)
-    else:
-        kept = tuple(local.maps)
-    share = Scale(1.0 / (len(factors) - len(gates) if len(gates) < len(factors) else len(factors)))
-    maps = (Chain(part, share) if part is not None and i in factors else part for i, part in enumerate(kept))
-    return Local(*maps, offset=local.offset)
+    kept = [None if i in held else part for i, part in enumerate(local.maps)]
+    count = len(factors) - len(held)
+    if count > 1:
+        share = Scale(1.0 / count)
+        kept = [part and Chain(part, share) if i in factors else part for i, part in enumerate(kept)]
+    return Local(*kept, offset=local.offset)
 
 
 def numerator(site: Site, g: Emit) -> Local:

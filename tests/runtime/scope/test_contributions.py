@@ -85,7 +85,7 @@ def test_votes_and_discussions(variant: str) -> None:
 
 def test_memory_bounds_the_classes_of_a_run() -> None:
     seen: list[tuple[int, int]] = []
-    a = opened("cnn_bias", memory="30kB")
+    a = opened("cnn_bias", memory="20kB")
     found = a.votes(variant="classwise", progress=lambda *at: seen.append(at))
     np.testing.assert_array_equal(found.votes, stored("cnn_bias")["votes_classwise"])
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -152,8 +152,8 @@ def _peers(
 
 def _unavailable(name: str, files: Mapping[str, Path]) -> str | None:
     peer = PEERS[name]
-    if not find_spec(peer.library):
-        return f"{peer.library} is not installed"
+    if not find_spec(peer.package):
+        return f"{peer.package} is not installed"
     if peer.against not in files:
         return f"there is no {peer.against} to compare with"
     return None

@@ -50,7 +50,7 @@ class Peer:
     more: tuple[Any, ...] = ()
     differs: Mapping[str, str] = field(default_factory=dict)
     lacks: Mapping[str, str] = field(default_factory=dict)
-    library: str = "torch"
+    package: str = "torch"
     batched: bool = False
     compiled: bool = False
 
@@ -115,21 +115,21 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
         "torch gradient": Peer("gradient", "onnxplain saliency", batched=True),
         "torch gradient, channels last": Peer("gradient_channels_last", "onnxplain saliency", batched=True),
         "torch gradient, compiled": Peer("gradient_compiled", "onnxplain saliency", compiled=True),
-        "captum Saliency": Peer("captum_saliency", "onnxplain saliency", library="captum", batched=True),
+        "captum Saliency": Peer("captum_saliency", "onnxplain saliency", package="captum", batched=True),
         "captum GuidedBackprop": Peer(
             "captum_guided_backprop",
             "onnxplain guided-backprop",
             lacks=RELU6 | SMOOTH,
-            library="captum",
+            package="captum",
         ),
         "captum GuidedGradCam": Peer(
             "guided_grad_cam",
             "onnxplain guided-grad-cam",
             lacks=RELU6 | SMOOTH | SPATIAL,
-            library="captum",
+            package="captum",
         ),
         "captum LRP": Peer(
-            "captum_lrp", "onnxplain lrp.epsilon", lacks=RELU6 | ATTENTION | CONCAT, library="captum"
+            "captum_lrp", "onnxplain lrp.epsilon", lacks=RELU6 | ATTENTION | CONCAT, package="captum"
         ),
         "zennit EpsilonPlus": Peer(
             "zennit",
@@ -137,7 +137,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             RELEVANCE,
             ("EpsilonPlus",),
             lacks=ATTENTION,
-            library="zennit",
+            package="zennit",
             batched=True,
         ),
         "zennit EpsilonGammaBox": Peer(
@@ -146,26 +146,26 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             GRADIENT,
             ("EpsilonGammaBox",),
             lacks=ATTENTION | BORDER,
-            library="zennit",
+            package="zennit",
         ),
         "captum DeepLift": Peer(
             "captum_deep_lift",
             "onnxplain deeplift.rescale",
             differs=WINDOWS,
             lacks=RELU6 | ATTENTION,
-            library="captum",
+            package="captum",
         ),
         "shap DeepExplainer": Peer(
-            "shap_deep", "onnxplain deeplift.rescale", differs=POOLS, lacks=RELU6 | ATTENTION, library="shap"
+            "shap_deep", "onnxplain deeplift.rescale", differs=POOLS, lacks=RELU6 | ATTENTION, package="shap"
         ),
         "captum IntegratedGradients": Peer(
-            "integrated_gradients", "onnxplain integrated-gradients", more=(LANES,), library="captum"
+            "integrated_gradients", "onnxplain integrated-gradients", more=(LANES,), package="captum"
         ),
         "captum IntegratedGradients, all steps at once": Peer(
             "integrated_gradients",
             "onnxplain integrated-gradients",
             more=(None,),
-            library="captum",
+            package="captum",
         ),
     }
 )

@@ -120,6 +120,6 @@ def memory(variant: str, files: Mapping[str, Path], one: Case) -> float | None:
 
         from benchmarks import torch_peers
 
-        if PEERS[variant].library == "zennit":
+        if PEERS[variant].package == "zennit":
             torch_peers.zennit_composites()
     return peak_memory(partial(make, variant, files, one))

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-import onnxplain
 from onnxplain import models
 from onnxplain.runtime.cli.main import main as command
-from onnxplain.runtime.images import prepare, read_image
-from onnxplain.runtime.preprocess import Preprocessing
+from onnxplain.runtime.scope.photo import Place, open_photo
 
 DOCS = Path(__file__).parent.parent / "docs"
 PHOTOS = ("cat_chelsea", "goldfish", "panda", "coffee", "rocket", "volleyball", "astronaut", "frying_pan")
@@ -142,18 +140,10 @@ def _run(words: Sequence[str]) -> None:
 
 def residuals() -> list[str]:
     """The share of biases in the top score, over photos (Tables 3 and 4)."""
-    about = Preprocessing(
-        size=(224, 224),
-        resize="shorter",
-        shorter=256,
-        resample="bicubic",
-        mean=(127.0,) * 3,
-        std=(128.0,) * 3,
-    )
     ratio, share = [], []
     for photo in track(PHOTOS, "residuals"):
-        x = prepare(read_image(models.photo(photo)), about)[0]
-        found = onnxplain.Interpreter(models.path("efficientnet_lite0"), x).contributions()
+        opened = open_photo(models.path("efficientnet_lite0"), models.photo(photo), Place())
+        found = opened.a.contributions()
         ratio.append(found.ratio)
         share.append(found.share)
     return [
@@ -171,11 +161,14 @@ def _spread(values: Sequence[float]) -> str:
 
 def reach() -> list[str]:
     """How far an input pixel reaches in the output of the style network, by what is frozen."""
-    photo = read_image(models.photo("cat_chelsea"))
-    x = np.asarray(photo.crop((50, 20, 306, 276)), np.float32).transpose(2, 0, 1)[None] / 255
+    model, photo, place = (
+        models.path("style07_instancenorm"),
+        models.photo("cat_chelsea"),
+        Place((50, 20, 256, 256)),
+    )
     shares = {}
     for norm in ("stats", "std"):
-        a = onnxplain.Interpreter(models.path("style07_instancenorm"), x, norm=norm)
+        a = open_photo(model, photo, place, head="logits", norm=norm).a
         column = np.abs(a.columns((0, 128, 128))[0]).max(axis=0)
         shares[norm] = float((column > 0).mean())
     return [

@@ -26,7 +26,7 @@ from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
-from .target import Start, Target, branches, find_head, find_output, settle, start
+from .target import Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
 
 
 @dataclass(frozen=True)
@@ -217,26 +217,13 @@ def _joined(rows: Sequence[Sequence[Value]], stage: Stage, g: Emit | None = None
     """One attribution an input. Several seeds are several backward passes over shared masks; their rows are
     laid out sample by sample: (N * rows, ...)."""
     g = g or stage.g
-    if len(rows) == 1:
-        return list(rows[0])
-    joined = []
-    for x, *values in zip(stage.wrt, *rows, strict=True):
-        like = values[0]
-        like.shape = [None, *_tail(like, x)]
-        value = g.shaped(g.Concat(*(g.Unsqueeze(v, g.ints(1)) for v in values), axis=1), like)
-        value.shape = like.shape
-        joined.append(value)
-    return joined
+    return [interleaved(g, values, _tail(values[0], x)) for x, *values in zip(stage.wrt, *rows, strict=True)]
 
 
 def _outputs(raw: Sequence[Value], stage: Stage, request: Request, g: Emit) -> list[Result]:
     """The outputs that the explanation adds."""
     wrt = stage.wrt
-    lead: Dim = wrt[0].shape[0]
-    if request.target == "cotangent":
-        lead = "K"
-    elif not isinstance(request.target, (str, int)) and len(request.target) > 1:
-        lead = lead * len(request.target) if isinstance(lead, int) else "rows"
+    lead = leading(request.target, wrt[0].shape[0])
     found: list[Result] = []
     for x, value in zip(wrt, raw, strict=True):
         name = ATTRIBUTION if len(wrt) == 1 else f"{ATTRIBUTION}/{x.name}"

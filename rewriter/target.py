@@ -92,6 +92,27 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
     return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
 
 
+def leading(target: Target, lead: Dim) -> Dim:
+    """Rows of a result, as the file calls them: of the batch (`lead`), of the cotangents, or of several classes a
+    sample."""
+    if target == "cotangent":
+        return "K"
+    if not isinstance(target, (str, int)) and len(target) > 1:
+        return lead * len(target) if isinstance(lead, int) else "rows"
+    return lead
+
+
+def interleaved(g: Emit, rows: Sequence[Value], tail: Sequence[Dim]) -> Value:
+    """The results (N, *tail) of several starts sample by sample: (N * starts, *tail)."""
+    like = rows[0]
+    if len(rows) == 1:
+        return like
+    like.shape = [None, *tail]
+    value = g.shaped(g.Concat(*(g.Unsqueeze(v, g.ints(1)) for v in rows), axis=1), like)
+    value.shape = like.shape
+    return value
+
+
 def branches(g: Emit, rows: Value, count: int) -> tuple[Value, ...]:
     """A fixed number of rows, one by one: each pass over them has one row, as the recorded values have, so that
     blocked layouts and fused kernels stay. They share masks, winners and weights."""

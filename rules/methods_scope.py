@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MappingProxyType
 
 from ..rewriter.method import Method, Option
@@ -35,81 +36,64 @@ PROBES = Option(
     whole(0, 64),
 )
 
-LINEARSCOPE_ROWS = Method(
+_scope = partial(Method, family="linearscope", rules=freeze, read=keep)
+"""What all of them share; `read` is not looked at where `outputs` is given."""
+
+LINEARSCOPE_ROWS = _scope(
     name="linearscope.rows",
     title="LinearScope: rows of F (receptive filters), F'y",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     cost="1 forward + 1 backward a row",
     source=f"{PAPER} section 3, Eq. 6",
     display="sum,sym",
     options={**OPTIONS, "probes": PROBES},
 )
-LINEARSCOPE_COLUMNS = Method(
+LINEARSCOPE_COLUMNS = _scope(
     name="linearscope.columns",
     title="LinearScope: columns of F (projective filters), F x",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=columns,
     aimed=False,
     cost="1 forward + 1 forward a column",
     source=f"{PAPER} section 3",
     options={**OPTIONS, "probes": PROBES},
 )
-LINEARSCOPE_RESIDUAL = Method(
+LINEARSCOPE_RESIDUAL = _scope(
     name="linearscope.residual",
     title="LinearScope: the residual r",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=residual,
     aimed=False,
     cost="2 forward",
     source=f"{PAPER} section 3",
     options=OPTIONS,
 )
-LINEARSCOPE_CONTRIBUTIONS = Method(
+LINEARSCOPE_CONTRIBUTIONS = _scope(
     name="linearscope.contributions",
     title="LinearScope: contributions of input and biases to a score",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=contributions,
     cost="1 forward + 1 backward",
     source=f"{PAPER} Theorem 1, Fig. 4, Tables 3-4",
     options=OPTIONS,
 )
-LINEARSCOPE_DISCUSSION = Method(
+LINEARSCOPE_DISCUSSION = _scope(
     name="linearscope.pixel-discussion",
     title="LinearScope: pixel discussion",
-    family="linearscope",
-    rules=freeze,
     read=discussion,
     cost="1 forward + 1 backward a class + 1 backward for all (classwise: 2 backward a class)",
     source=f"{PAPER} section 5, Eq. 17-18",
     display="sum,sym",
     options={**OPTIONS, **DISCUSSED},
 )
-LINEARSCOPE_VOTES = Method(
+LINEARSCOPE_VOTES = _scope(
     name="linearscope.votes",
     title="LinearScope: pixel votes over classes",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=votes,
     aimed=False,
     cost="1 forward + 1 backward a class + 1 backward for all (classwise: 2 backward a class)",
     source=f"{PAPER} section 5, Fig. 3",
     options={**OPTIONS, **DISCUSSED},
 )
-LINEARSCOPE_DUAL = Method(
+LINEARSCOPE_DUAL = _scope(
     name="linearscope.dual",
     title="LinearScope: the network over [x0; x1]",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=dual,
     aimed=False,
     assembly=assemble_dual,
@@ -117,12 +101,9 @@ LINEARSCOPE_DUAL = Method(
     source=f"{PAPER} section 3, Fig. 2",
     options=OPTIONS,
 )
-LINEARSCOPE_SVD = Method(
+LINEARSCOPE_SVD = _scope(
     name="linearscope.svd",
     title="LinearScope: singular values, eigen-inputs and eigen-outputs of F",
-    family="linearscope",
-    rules=freeze,
-    read=keep,
     outputs=svd,
     aimed=False,
     assembly=assemble_svd,

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+PROBES = frozenset({"tangent", "classes", "start"})
+"""Inputs of methods that ask several things of one sample, or one of each."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -193,9 +196,10 @@ class Explainer:
         if array.ndim != len(shape):
             return  # said when all shapes are compared
         rows, given = self._rows([other for other in own if own[other].ndim], own), array.shape[0]
-        if name.split("/")[0] == "baseline" and given not in (1, rows):
+        kind = name.split("/")[0]
+        if kind == "baseline" and given not in (1, rows):
             raise OptionError(f"{name}: {given} rows for {rows} samples; give one, or one a sample")
-        if self.card.method.startswith("linearscope.") and rows not in (1, given):
+        if kind in PROBES and rows not in (1, given):
             raise OptionError(f"{name}: {given} rows for {rows} samples; give one sample, or a row for each")
         if not given:
             raise OptionError(f"{name}: an array of no rows, {list(array.shape)}; give at least one")

@@ -16,6 +16,7 @@ from ..rewriter.card import is_explanation, read_card
 from ..rewriter.errors import ImageError, ModelError, OptionError, TargetError, nearest
 from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
+from ..rewriter.results import ATTRIBUTION
 from ..rules.registry import find
 from .compiling import Model, compile, description
 from .describe import Description
@@ -134,7 +135,7 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
     card = read_card(source.model)
     if card.method != name:
         raise OptionError(f"this file explains by {card.method}, not {name}; give the model it was made from")
-    if "attribution" not in card.outputs:
+    if not any(output.split("/")[0] == ATTRIBUTION for output in card.outputs):
         raise OptionError(f"this file, of {name}, gives no map to draw; see `onnxplain show`")
     free = {"providers", "threads", "memory", "cache"}
     asked = [key for key, value in options.items() if key not in free and value is not None]

@@ -13,7 +13,7 @@ from ...rewriter.graph import Value
 from ...rewriter.results import Result
 from ...rewriter.scene import Stage, is_float
 from ...rewriter.tape import Tape, pull, push
-from ...rewriter.target import Start, Target, branches, start
+from ...rewriter.target import Start, Target, branches, interleaved, leading, start
 
 TANGENT, RESPONSE, RESIDUAL, CONTRIBUTIONS = "tangent", "response", "residual", "contributions"
 
@@ -83,8 +83,8 @@ def residual(stage: Stage, target: Target) -> list[Result]:
     g, head, tape = stage.g, stage.head, frozen(stage)
     found = push(tape, {}, g, affine=True).get(head.name)
     if found is None:
-        reached = any(step.site.y.name == head.name for step in tape.steps)
-        live = reached or head.name in {x.name for x in stage.wrt}
+        made = any(step.site.y.name == head.name for step in tape.steps)
+        live = made or head.name in {x.name for x in stage.wrt}
         found = g.Expand(g.number(0.0, head), g.Shape(head)) if live else head
     recall(stage)
     return [(RESIDUAL, found, list(head.shape))]
@@ -117,12 +117,8 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
         rows.append(g.Concat(*terms.values(), axis=1))
     recall(stage)
     stage.extras.setdefault("chosen", {})["terms"] = names
-    value = rows[0]
-    if len(rows) > 1:
-        value = g.Reshape(
-            g.Concat(*(g.Unsqueeze(v, g.ints(1)) for v in rows), axis=1), g.ints(-1, len(names))
-        )
-    return [(CONTRIBUTIONS, value, [leading(stage, target), len(names)])]
+    value = interleaved(g, rows, [len(names)])
+    return [(CONTRIBUTIONS, value, [leading(target, stage.wrt[0].shape[0]), len(names)])]
 
 
 def _total(stage: Stage, count: Value, pairs: Sequence[tuple[Value, Value, Value]]) -> Value:
@@ -150,17 +146,6 @@ def recall(stage: Stage) -> None:
     them."""
     if sum(is_float(x) for x in stage.graph.inputs) > 1:
         stage.extras.setdefault("chosen", {})["explained"] = [x.name for x in stage.wrt]
-
-
-def leading(stage: Stage, target: Target) -> int | str | None:
-    """Rows of a result: of the batch, of the cotangents, or of several classes a sample."""
-    lead = stage.wrt[0].shape[0]
-    if target == "cotangent":
-        return "K"
-    if not isinstance(target, (str, int)) and len(target) > 1:
-        return lead * len(target) if isinstance(lead, int) else "rows"
-    found: int | str | None = lead
-    return found
 
 
 __all__ = ["begin", "columns", "contributions", "each", "frozen", "residual"]

@@ -55,5 +55,27 @@ def alone(op: str, domain: str = "") -> Nodes:
     return lambda before, after: [helper.make_node(op, [before], [after], domain=domain)]
 
 
+def spread(before: str, after: str) -> list[onnx.NodeProto]:
+    """Less the mean of the batch."""
+    return [
+        helper.make_node("ReduceMean", [before, "axes"], ["mean"], keepdims=1),
+        helper.make_node("Sub", [before, "mean"], [after]),
+    ]
+
+
+def over_input(before: str, after: str) -> list[onnx.NodeProto]:
+    """Divided by Σ |x|, and multiplied by it: NaN where the picture is black, and only there."""
+    return [
+        helper.make_node("ReduceL1", ["x"], ["size"], keepdims=0),
+        helper.make_node("Div", [before, "size"], ["share"]),
+        helper.make_node("Mul", ["share", "size"], [after]),
+    ]
+
+
+def bent(before: str, after: str) -> list[onnx.NodeProto]:
+    """A |A|: of degree 2."""
+    return [helper.make_node("Abs", [before], ["abs"]), helper.make_node("Mul", [before, "abs"], [after])]
+
+
 def times(model: onnx.ModelProto, factor: float, tensor: str = "attribution") -> onnx.ModelProto:
     return spliced(model, tensor, by("Mul", "factor"), factor=np.asarray(factor, np.float32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from onnxplain import models
 from onnxplain.rewriter.cost import Floor, count, floor
 from onnxplain.rewriter.errors import ImageError, ModelError, OptionError, TargetError, UnsupportedError
 from onnxplain.rewriter.load import load
-from onnxplain.runtime.bench import Machine, Report, Row, Spread, bench, measure, plot, probe, weigh
+from onnxplain.runtime.bench import Machine, Report, Spread, bench, measure, plot, probe, weigh
 from onnxplain.runtime.bench.inputs import completed, inputs_of
 from onnxplain.runtime.bench.machine import CHAIN, _products, _sums
 from onnxplain.runtime.bench.measure import Setup
@@ -223,62 +222,6 @@ def test_a_report_as_markdown(report: Report) -> None:
     assert [line.split("`")[1] for line in rows] == ["forward", "saliency", "smoothgrad", "lrp.epsilon"]
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "- `pattern-net`: estimator" in page and "image [2, 1, 28, 28] (random numbers, seed 0)" in page
-
-
-def made_up(method: str, seconds: float, **changes: object) -> Row:
-    known: dict[str, object] = {
-        "method": method,
-        "samples": 1,
-        "seconds": Spread(seconds, seconds, seconds),
-        "ratio": Spread(seconds / 0.01, seconds / 0.02, seconds / 0.005),
-        "rounds": 9,
-        "memory": 12.5,
-        "bytes": 1000,
-        "session": 0.1,
-        "nodes": 3,
-        "flops": 5,
-        "traffic": 6,
-        "floor": Floor(2.0, 3.0),
-        "least": 0.004,
-    }
-    return Row(**{**known, **changes})  # type: ignore[arg-type]
-
-
-def invented(*rows: Row) -> Report:
-    return Report(
-        "net.onnx",
-        MACHINE,
-        made_up("forward", 0.01, bytes=500, session=0.05, floor=Floor(1.0, 1.0)),
-        rows,
-        {},
-        {"x": (1, 2)},
-        "random numbers, seed 0",
-        9,
-        "cpu",
-        None,
-        {"onnxplain": "0"},
-    )
-
-
-def test_the_cells_of_a_row() -> None:
-    row = made_up("smoothgrad", 0.08, samples=4)
-    cells = [cell.strip() for cell in invented(row).markdown().splitlines() if "smoothgrad" in cell]
-    assert cells == [
-        "| `smoothgrad` | 80 ms | 8.00 (4.00-16.00) | 2.00 | 4 ms | 20.00 | 2.00 | 3.00 | 12 MiB | 2.000 | 2.00 |"
-    ]
-
-
-def test_what_the_floors_leave_out_is_said() -> None:
-    found = invented(made_up("saliency", 0.02, uncounted=("LSTM at 'a': its FLOPs are not known", "b")))
-    (line,) = found.gaps()
-    assert line.startswith("The floors of `saliency` leave out 2 nodes, the first: LSTM at 'a'")
-    assert line in found.markdown()
-
-
-def test_an_infinite_floor_is_valid_json() -> None:
-    found = invented(made_up("saliency", 0.02, floor=Floor(math.inf, 1.0), least=0.0))
-    assert json.loads(found.json())["rows"][1]["floor"]["arithmetic"] is None
-    assert found.rows[0].over_least == 0.0
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])

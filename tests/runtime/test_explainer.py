@@ -379,3 +379,14 @@ def test_a_message_that_protobuf_itself_refuses(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not fit into one ONNX file of at most 2 GiB"):
         explainer.save(tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_tangents_belong_to_one_sample_or_to_one_each() -> None:
+    explainer = onnxplain.compile(models.path("mnist_lenet"), "linearscope.columns")
+    x, t = np.zeros((2, 1, 28, 28)), np.zeros((3, 1, 28, 28))
+    with pytest.raises(
+        OptionError, match="tangent: 3 rows for 2 samples; give one sample, or a row for each"
+    ):
+        explainer(x, tangent=t)
+    assert explainer(x[:1], tangent=t).results["response"].shape == (3, 10)
+    assert explainer(x, tangent=t[:2]).results["response"].shape == (2, 10)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
 import onnxplain
 from onnxplain.runtime.explainer import Explainer
@@ -17,7 +16,7 @@ from onnxplain.runtime.verify import Outcome, Status, verify
 from onnxplain.runtime.verify.subject import slots_of
 from tests.runtime.cli.conftest import Cli
 from tests.runtime.small import product
-from tests.runtime.tampering import by, compiled, net, opened, spliced, times
+from tests.runtime.tampering import bent, by, compiled, net, opened, over_input, spliced, spread, times
 
 PLAIN = "cnn_bias"
 OUTPUT = "t07_Gemm"
@@ -89,28 +88,6 @@ def test_several_inputs(what: str, inputs: tuple[str, ...]) -> None:
     if what != "rows":
         assert explainer.card.options["explained"] == list(inputs)
     assert failures(verify(explainer, model=product(), threads=1).outcomes) == []
-
-
-def spread(before: str, after: str) -> list[onnx.NodeProto]:
-    """Less the mean of the batch."""
-    return [
-        helper.make_node("ReduceMean", [before, "axes"], ["mean"], keepdims=1),
-        helper.make_node("Sub", [before, "mean"], [after]),
-    ]
-
-
-def over_input(before: str, after: str) -> list[onnx.NodeProto]:
-    """Divided by Σ |x|, and multiplied by it: NaN where the picture is black, and only there."""
-    return [
-        helper.make_node("ReduceL1", ["x"], ["size"], keepdims=0),
-        helper.make_node("Div", [before, "size"], ["share"]),
-        helper.make_node("Mul", ["share", "size"], [after]),
-    ]
-
-
-def bent(before: str, after: str) -> list[onnx.NodeProto]:
-    """y |y|: of degree 2."""
-    return [helper.make_node("Abs", [before], ["abs"]), helper.make_node("Mul", [before, "abs"], [after])]
 
 
 def at(tensor: str, nodes: Any, **constants: np.ndarray) -> Any:

@@ -14,28 +14,23 @@ from onnxplain.rewriter.graph import LOOP
 from onnxplain.runtime.verify import Outcome, verify
 from onnxplain.runtime.verify.general import GENERAL
 from onnxplain.runtime.verify.table import CHECKS
-from tests.runtime.tampering import Nodes, alone, by, compiled, net, opened, spliced, times
+from tests.runtime.tampering import (
+    Nodes,
+    alone,
+    bent,
+    by,
+    compiled,
+    net,
+    opened,
+    over_input,
+    spliced,
+    spread,
+    times,
+)
 from tests.runtime.test_verify_scope import CASES as SCOPE
 
 Change = Callable[[onnx.ModelProto], onnx.ModelProto]
 ORIGINAL: dict[str, Any] = {"model": net("cnn_bias")}
-
-
-def spread(before: str, after: str) -> list[onnx.NodeProto]:
-    """Less the mean of the batch."""
-    return [
-        helper.make_node("ReduceMean", [before, "axes"], ["mean"], keepdims=1),
-        helper.make_node("Sub", [before, "mean"], [after]),
-    ]
-
-
-def over_input(before: str, after: str) -> list[onnx.NodeProto]:
-    """Divided by Σ |x|, and multiplied by it: NaN where the picture is black, and only there."""
-    return [
-        helper.make_node("ReduceL1", ["x"], ["size"], keepdims=0),
-        helper.make_node("Div", [before, "size"], ["share"]),
-        helper.make_node("Mul", ["share", "size"], [after]),
-    ]
 
 
 def with_target(op: str) -> Nodes:
@@ -48,11 +43,6 @@ def with_target(op: str) -> Nodes:
         ]
 
     return nodes
-
-
-def bent(before: str, after: str) -> list[onnx.NodeProto]:
-    """A |A|: of degree 2."""
-    return [helper.make_node("Abs", [before], ["abs"]), helper.make_node("Mul", [before, "abs"], [after])]
 
 
 def jittered(before: str, after: str) -> list[onnx.NodeProto]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 import onnxplain
@@ -32,6 +35,21 @@ def wanted(name: str, key: str, norm: str) -> Any:
 
 def image(name: str) -> NDArray[np.float32]:
     return np.asarray(stored(name)["x"], np.float32)
+
+
+@cache
+def model(name: str) -> onnx.ModelProto:
+    return onnx.load(DATA / f"{name}.onnx")
+
+
+def run(net: onnx.ModelProto, feeds: Mapping[str, Any], *, optimise: bool = True) -> dict[str, NDArray[Any]]:
+    """Every output by name, as a plain onnxruntime gives it."""
+    options = ort.SessionOptions()
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(net.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
 
 
 @cache
@@ -65,4 +83,16 @@ def distance(mine: Any, other: Any) -> float:
     return float(np.abs(a - b).max(initial=0) / max(float(np.abs(b).max(initial=0)), 1e-30))
 
 
-__all__ = ["NETS", "Result", "compiled", "distance", "image", "matrix", "stored", "units", "wanted"]
+__all__ = [
+    "NETS",
+    "Result",
+    "compiled",
+    "distance",
+    "image",
+    "matrix",
+    "model",
+    "run",
+    "stored",
+    "units",
+    "wanted",
+]

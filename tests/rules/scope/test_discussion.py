@@ -7,13 +7,10 @@ scaled by is 300 times smaller than the map; up to 1e-4 is accepted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -32,8 +29,8 @@ from onnxplain.rules.registry import find
 from onnxplain.rules.scope import freeze
 from onnxplain.rules.scope.flow import bias_images
 from onnxplain.rules.scope.results import begin, frozen
+from tests.rules.scope.golden import image, model, run, stored
 
-DATA = Path(__file__).parents[2] / "data" / "golden"
 NETS = ["mlp_nobias", "mlp_bias", "cnn_nobias", "cnn_bias", "cnn_odd", "resnet", "overlap_pool"]
 IMAGES = [name for name in NETS if not name.startswith("mlp")]
 VARIANTS = ["paper", "eq18", "classwise"]
@@ -41,27 +38,6 @@ TOLERANCE = 1e-4
 PD = "linearscope.pixel-discussion"
 
 Array = NDArray[Any]
-
-
-@cache
-def golden(name: str) -> dict[str, Array]:
-    with np.load(DATA / f"scope_{name}.npz") as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-@cache
-def model(name: str) -> onnx.ModelProto:
-    return onnx.load(DATA / f"{name}.onnx")
-
-
-def picture(name: str) -> Array:
-    return golden(name)["x"].astype(np.float32)
-
-
-def run(emitted: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    session = ort.InferenceSession(emitted.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
 
 
 def explain(
@@ -72,7 +48,7 @@ def explain(
 
 
 def cast(name: str, classes: Array, **options: Any) -> dict[str, Array]:
-    feeds = {"x": picture(name), "classes": classes}
+    feeds = {"x": image(name), "classes": classes}
     return explain(model(name), feeds, "input", "linearscope.votes", **options)
 
 
@@ -86,21 +62,21 @@ def close(got: Array, want: Array) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", NETS)
 def test_discussions_equal_the_stored_results(name: str, variant: str) -> None:
-    got = explain(model(name), {"x": picture(name)}, (0, 1, 2), variant=variant)["attribution"]
-    close(got, golden(name)[f"pd_{variant}"])
+    got = explain(model(name), {"x": image(name)}, (0, 1, 2), variant=variant)["attribution"]
+    close(got, stored(name)[f"pd_{variant}"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", IMAGES)
 def test_votes_equal_the_stored_results(name: str, variant: str) -> None:
     got = cast(name, np.arange(3), variant=variant)
-    maps = golden(name)[f"pd_{variant}"].sum(axis=1)
+    maps = stored(name)[f"pd_{variant}"].sum(axis=1)
     close(got["discussion"], maps)
     low, high = np.sort(maps, axis=0)[-2:]
     clear = high - low >= 1e-5 * np.abs(maps).max()
     assert clear.mean() > 0.2  # strides and poolings leave pixels out: all discussions are 0 there
     assert got["votes"].dtype == np.int64
-    np.testing.assert_array_equal(got["votes"][0][clear], golden(name)[f"votes_{variant}"][clear])
+    np.testing.assert_array_equal(got["votes"][0][clear], stored(name)[f"votes_{variant}"][clear])
 
 
 def test_votes_name_classes_and_portions_can_be_merged() -> None:
@@ -116,7 +92,7 @@ def test_votes_name_classes_and_portions_can_be_merged() -> None:
 
 
 def test_the_top_class_by_minus_one_and_the_first_of_equals() -> None:
-    top = int(golden("resnet")["class"])
+    top = int(stored("resnet")["class"])
     got = cast("resnet", np.array([-1, top]))
     assert (got["votes"] == top).all()
     others = [c for c in range(3) if c != top]
@@ -127,7 +103,7 @@ def test_the_top_class_by_minus_one_and_the_first_of_equals() -> None:
 def test_votes_need_pixels_and_one_picture() -> None:
     with pytest.raises(TargetError, match="no pixels"):
         cast("mlp_bias", np.arange(3))
-    two = np.repeat(picture("resnet"), 2, axis=0)
+    two = np.repeat(image("resnet"), 2, axis=0)
     emitted, _ = compile_model(model("resnet"), find("linearscope.votes"), Request())
     with pytest.raises(Exception, match="Dimension of input 0 must be 1"):
         run(emitted, {"x": two, "classes": np.arange(2)})
@@ -136,9 +112,9 @@ def test_votes_need_pixels_and_one_picture() -> None:
 @pytest.mark.parametrize("name", ["mlp_bias", "cnn_odd", "attention", "smooth_acts", "concat"])
 @pytest.mark.parametrize("scale", ["score", "shift"])
 def test_the_sum_is_the_score(name: str, scale: str) -> None:
-    raw = explain(model(name), {"x": picture(name)}, (0, 1, 2), scale="none")["attribution"]
-    got = explain(model(name), {"x": picture(name)}, (0, 1, 2), scale=scale)["attribution"]
-    sums, y = got.reshape(3, -1).sum(axis=1), golden(name)["y"][0]
+    raw = explain(model(name), {"x": image(name)}, (0, 1, 2), scale="none")["attribution"]
+    got = explain(model(name), {"x": image(name)}, (0, 1, 2), scale=scale)["attribution"]
+    sums, y = got.reshape(3, -1).sum(axis=1), stored(name)["y"][0]
     np.testing.assert_allclose(sums, y, rtol=1e-4, atol=1e-4 * np.abs(got).max())
     apart = got - raw if scale == "shift" else got / np.where(raw == 0, 1, raw)
     for row, part in zip(apart.reshape(3, -1), raw.reshape(3, -1), strict=True):
@@ -172,7 +148,7 @@ def test_a_sum_next_to_nothing_does_not_blow_the_map_up() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_picture_of_a_batch_has_its_own(variant: str) -> None:
-    one = picture("cnn_bias")
+    one = image("cnn_bias")
     other = one[:, :, ::-1].copy()
     both = explain(model("cnn_bias"), {"x": np.concatenate([one, other])}, (0, 2), variant=variant)
     rows = both["attribution"].reshape(2, 2, *one.shape[1:])
@@ -183,7 +159,7 @@ def test_every_picture_of_a_batch_has_its_own(variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cotangents_weigh_the_outputs(variant: str) -> None:
     """A one-hot cotangent is a class; unscaled, the part of the class is linear in the cotangent."""
-    x = picture("cnn_bias")
+    x = image("cnn_bias")
     eye = np.eye(3, dtype=np.float32)
     rows = np.concatenate([eye, [[1.0, -2.0, 0.0]], np.zeros((1, 3))]).astype(np.float32)
     feeds = {"x": x, "cotangent": rows}
@@ -218,9 +194,9 @@ def test_bias_images_add_up_to_the_residual(name: str) -> None:
     """No constant is lost, and none counts twice, whatever lies between it and its gate."""
     method = Method("test", "", "", freeze, keep, "", "", options=OPTIONS, outputs=reached)
     emitted, _ = compile_model(model(name), method, Request(target=(0, 1, 2)))
-    close(run(emitted, {"x": picture(name)})["reached"], golden(name)["scope_r"][None])
+    close(run(emitted, {"x": image(name)})["reached"], stored(name)["scope_r"][None])
 
 
 def test_options_are_checked() -> None:
     with pytest.raises(OptionError, match="variant"):
-        explain(model("mlp_bias"), {"x": picture("mlp_bias")}, 0, variant="eq17")
+        explain(model("mlp_bias"), {"x": image("mlp_bias")}, 0, variant="eq17")

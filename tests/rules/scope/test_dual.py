@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -22,50 +20,16 @@ import onnxplain
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.errors import OptionError, TargetError
 from onnxplain.rules.registry import find
+from tests.rules.scope.golden import NETS, image, model, run, stored
 
-DATA = Path(__file__).parents[2] / "data" / "golden"
-NETS = [
-    "mlp_nobias",
-    "mlp_bias",
-    "cnn_nobias",
-    "cnn_bias",
-    "cnn_odd",
-    "resnet",
-    "overlap_pool",
-    "concat",
-    "smooth_acts",
-    "attention",
-    "i2i",
-    "sr",
-]
 TOLERANCE = 1e-5
 
 Array = NDArray[Any]
 
 
 @cache
-def golden(name: str) -> dict[str, Array]:
-    with np.load(DATA / f"scope_{name}.npz") as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-@cache
-def model(name: str) -> onnx.ModelProto:
-    return onnx.load(DATA / f"{name}.onnx")
-
-
-@cache
 def emitted(name: str) -> onnx.ModelProto:
     return compile_model(model(name), find("linearscope.dual"))[0]
-
-
-def run(net: onnx.ModelProto, feeds: Mapping[str, Array], *, optimise: bool = True) -> dict[str, Array]:
-    options = ort.SessionOptions()
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(net.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
 
 
 def first(found: Mapping[str, Array]) -> Array:
@@ -74,7 +38,7 @@ def first(found: Mapping[str, Array]) -> Array:
 
 def picture(name: str, rows: int = 1, seed: int = 0) -> Array:
     """The stored input, and noise for more rows."""
-    x = golden(name)["x"].astype(np.float32)
+    x = image(name)
     return np.concatenate([x, noise(x, rows - 1, seed)])
 
 
@@ -93,18 +57,18 @@ def test_twice_the_input_gives_twice_the_output(name: str) -> None:
     x = picture(name)
     y = first(run(emitted(name), {"x": np.concatenate([x, x])}))
     close(y[1:], y[:1])
-    close(y[:1], golden(name)["y"])
+    close(y[:1], stored(name)["y"])
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_second_half_is_affine_in_x1(name: str) -> None:
-    x, stored = picture(name), golden(name)
+    x, known = picture(name), stored(name)
     x1 = noise(x, 1)
     y = first(run(emitted(name), {"x": np.concatenate([x, x1])}))
-    close(y[1].ravel(), stored["scope_F"] @ x1.ravel() + stored["scope_r"])
+    close(y[1].ravel(), known["scope_F"] @ x1.ravel() + known["scope_r"])
     zero = first(run(emitted(name), {"x": np.concatenate([x, np.zeros_like(x)])}))
-    if np.abs(stored["scope_r"]).max() > 0:
-        close(zero[1].ravel(), stored["scope_r"])
+    if np.abs(known["scope_r"]).max() > 0:
+        close(zero[1].ravel(), known["scope_r"])
     else:
         np.testing.assert_array_equal(zero[1], 0)
 
@@ -229,9 +193,9 @@ def test_the_cpu_forms_compute_the_same() -> None:
     x = picture("overlap_pool")
     x1 = noise(x, 1)
     explainer = onnxplain.compile(model("overlap_pool"), "linearscope.dual")
-    stored = golden("overlap_pool")
+    known = stored("overlap_pool")
     y = first(explainer(np.concatenate([x, x1])).outputs)
-    close(y[1], stored["scope_F"] @ x1.ravel() + stored["scope_r"])
+    close(y[1], known["scope_F"] @ x1.ravel() + known["scope_r"])
 
 
 def test_rows_are_pairs() -> None:

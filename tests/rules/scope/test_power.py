@@ -8,13 +8,10 @@ values have a floor: the rounding of F'F v is relative to the largest one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -26,46 +23,11 @@ from onnxplain.rewriter.errors import OptionError, TargetError
 from onnxplain.rewriter.testing import check_forward_unchanged
 from onnxplain.rules.registry import find
 from tests.rules.forward import Runner
+from tests.rules.scope.golden import NETS, image, model, run, stored
 
-DATA = Path(__file__).parents[2] / "data" / "golden"
-NETS = [
-    "mlp_nobias",
-    "mlp_bias",
-    "cnn_nobias",
-    "cnn_bias",
-    "cnn_odd",
-    "resnet",
-    "overlap_pool",
-    "concat",
-    "smooth_acts",
-    "attention",
-    "i2i",
-    "sr",
-]
 TOLERANCE = 1e-4
 
 Array = NDArray[Any]
-
-
-@cache
-def golden(name: str) -> dict[str, Array]:
-    with np.load(DATA / f"scope_{name}.npz") as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-@cache
-def model(name: str) -> onnx.ModelProto:
-    return onnx.load(DATA / f"{name}.onnx")
-
-
-def picture(name: str) -> Array:
-    return golden(name)["x"].astype(np.float32)
-
-
-def run(emitted: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    session = ort.InferenceSession(emitted.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, map(np.asarray, session.run(None, dict(feeds))), strict=True))
 
 
 def compiled(
@@ -83,13 +45,13 @@ def triplets(found: Mapping[str, Array]) -> tuple[Array, Array, Array, Array]:
 
 @pytest.mark.parametrize("name", NETS)
 def test_triplets_of_the_stored_matrix(name: str) -> None:
-    stored, k = golden(name), 3
-    found = run(compiled(model(name), k=k, steps=200), {"x": picture(name)})
+    known, k = stored(name), 3
+    found = run(compiled(model(name), k=k, steps=200), {"x": image(name)})
     sigma, u, v, residuals = triplets(found)
-    want = stored["scope_sv"][:k]
+    want = known["scope_sv"][:k]
     assert want[-1] > 1e-3 * want[0], "the rank is that of k values"
     np.testing.assert_allclose(sigma, want, rtol=TOLERANCE)
-    f = stored["scope_F"]
+    f = known["scope_F"]
     np.testing.assert_allclose(f @ v.T, u.T * sigma, atol=TOLERANCE * want[0])
     np.testing.assert_allclose(f.T @ u.T, v.T * sigma, atol=TOLERANCE * want[0])
     for vectors in (u, v):
@@ -104,8 +66,8 @@ def test_triplets_of_the_stored_matrix(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["attention", "i2i"])
 def test_options_freeze_as_they_do_elsewhere(name: str) -> None:
-    found = run(compiled(model(name), k=2, steps=300, norm="std"), {"x": picture(name)})
-    np.testing.assert_allclose(found["singular_values"], golden(name)["scope_sv_stdonly"][:2], rtol=TOLERANCE)
+    found = run(compiled(model(name), k=2, steps=300, norm="std"), {"x": image(name)})
+    np.testing.assert_allclose(found["singular_values"], stored(name)["scope_sv_stdonly"][:2], rtol=TOLERANCE)
 
 
 def diagonal(values: list[float], size: int = 8, seed: int = 0) -> onnx.ModelProto:
@@ -197,7 +159,7 @@ def test_the_seed_decides_the_bytes() -> None:
 @pytest.mark.parametrize("name", ["cnn_odd", "i2i"])
 def test_the_forward_pass_is_unchanged_and_no_weight_is_there_twice(name: str) -> None:
     made = compiled(model(name), k=2, steps=3)
-    check_forward_unchanged(model(name), made, {"x": picture(name)}, run=Runner())
+    check_forward_unchanged(model(name), made, {"x": image(name)}, run=Runner())
     (loop,) = [node for node in made.graph.node if node.op_type == "Loop"]
     assert not loop.attribute[0].g.initializer
     kept = [t.name for t in made.graph.initializer]
@@ -206,9 +168,9 @@ def test_the_forward_pass_is_unchanged_and_no_weight_is_there_twice(name: str) -
 
 def test_a_session_spells_the_file_for_its_provider() -> None:
     explainer = onnxplain.compile(model("overlap_pool"), "linearscope.svd", k=2, steps=100)
-    found = explainer(picture("overlap_pool")).results
+    found = explainer(image("overlap_pool")).results
     np.testing.assert_allclose(
-        found["singular_values"], golden("overlap_pool")["scope_sv"][:2], rtol=TOLERANCE
+        found["singular_values"], stored("overlap_pool")["scope_sv"][:2], rtol=TOLERANCE
     )
 
 
@@ -229,5 +191,5 @@ def test_what_is_refused() -> None:
 def test_an_input_of_any_size() -> None:
     made = compiled(model("sr"), {"x": ("N", 1, "H", "W")}, k=2, steps=200, start="input")
     start = np.random.default_rng(0).standard_normal((2, 1, 5, 5)).astype(np.float32)
-    found = run(made, {"x": picture("sr"), "start": start})
-    np.testing.assert_allclose(found["singular_values"], golden("sr")["scope_sv"][:2], rtol=TOLERANCE)
+    found = run(made, {"x": image("sr"), "start": start})
+    np.testing.assert_allclose(found["singular_values"], stored("sr")["scope_sv"][:2], rtol=TOLERANCE)

@@ -1,0 +1,1 @@
+"""Perturbation methods: what a model says of changed copies of one image."""

@@ -1,0 +1,106 @@
+"""A perturbation technique is data: its settings, how many forward passes it takes, and how it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...rewriter.errors import OptionError, TargetError, nearest
+from ..lanes import Progress
+from .probing import Array, Prober
+
+
+@dataclass(frozen=True)
+class Technique:
+    """settings: a frozen dataclass whose fields all have defaults and `metadata={"help": ...}`; its `__post_init__`
+    raises OptionError for values out of range. forwards: (prober, settings) -> how many copies will be evaluated,
+    known before any is (raises OptionError where the settings do not fit the image). run: (prober, settings, classes,
+    tell) -> maps (len(classes), height, width), positive where the pixel speaks for the class. display: readout of
+    pictures (METHODS 0.7)."""
+
+    name: str
+    title: str
+    source: str
+    settings: type[Any]
+    forwards: Callable[[Prober, Any], int]
+    run: Callable[[Prober, Any, Sequence[int], Progress | None], Array]
+    display: str = "sum,sym"
+
+    def settle(self, given: Mapping[str, Any]) -> Any:
+        """The settings. OptionError for an unknown name."""
+        known = [f.name for f in dataclasses.fields(self.settings)]
+        for name in given:
+            if name not in known:
+                raise OptionError(
+                    f"{self.name} has no setting {name!r}{nearest(name, known)}; it has {', '.join(known)}"
+                )
+        return self.settings(**given)
+
+
+def setting(default: Any, help: str) -> Any:
+    """A field of a settings dataclass."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Found:
+    """maps (classes, height, width), float32; classes: their indices; base: scores of the image itself (K,);
+    forwards: copies that were evaluated; seconds: of the whole; record: what a JSON file beside a picture says."""
+
+    maps: Array
+    classes: tuple[int, ...]
+    base: Array
+    forwards: int
+    seconds: float
+    record: Mapping[str, Any]
+
+
+def perform(
+    prober: Prober,
+    technique: Technique,
+    classes: Sequence[int] | None = None,
+    tell: Progress | None = None,
+    **settings: Any,
+) -> Found:
+    """Run a technique. classes: None is the top class; -1 among them is it too. Raises OptionError, TargetError."""
+    chosen = technique.settle(settings)
+    indices = tuple(_class(c, prober) for c in (classes if classes is not None else [-1]))
+    expected, before, started = technique.forwards(prober, chosen), prober.forwards, time.perf_counter()
+    maps = technique.run(prober, chosen, indices, tell)
+    record = {
+        "method": technique.name,
+        "source": technique.source,
+        "score": prober.asked.score,
+        "classes": list(indices),
+        "settings": {key: _plain(value) for key, value in vars(chosen).items()},
+        "forwards": prober.forwards - before,
+        "expected_forwards": expected,
+    }
+    seconds = time.perf_counter() - started
+    return Found(
+        np.asarray(maps, np.float32), indices, prober.base, prober.forwards - before, seconds, record
+    )
+
+
+def _class(index: int, prober: Prober) -> int:
+    count = len(prober.base)
+    if not -1 <= index < count:
+        raise TargetError(f"class {index} is out of range: there are {count} scores")
+    return prober.top if index == -1 else int(index)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON keeps it."""
+    if isinstance(value, np.ndarray):
+        array: npt.NDArray[Any] = value
+        return {"shape": list(array.shape), "dtype": array.dtype.name}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+__all__ = ["Found", "Technique", "perform", "setting"]

@@ -18,7 +18,7 @@ from .load import Source
 from .results import finish, vet
 from .target import find_head, find_output
 
-SCORES = "scores"
+SCORES = "onnxplain/scores"
 FILL, MASK = "fill", "mask"
 KINDS = ("probability", "logit", "output")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ...rewriter.cone.emit import compile_cone
 from ...rewriter.errors import ImageError, ModelError, OptionError
 from ...rewriter.load import Source, load
 from ...rewriter.scores import FILL, MASK, Scored, masked_model, score_model, scored
@@ -18,6 +19,7 @@ from ..compiling import Model
 from ..lanes import Progress
 from ..opening import open_session
 from ..session import run
+from .incremental import Incremental, groups_for
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -30,6 +32,8 @@ Fills: TypeAlias = Callable[[npt.NDArray[np.int64]], Array]
 """Indices (b,) of windows -> what they are filled with, (b, channels, height, width), in the model's input space."""
 
 ENGINES = ("auto", "full", "incremental")
+WORTH = 1.3
+"""Saving from which "auto" takes the incremental engine."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Prober:
         )
         self.image: Array = np.ascontiguousarray(x, self.of.x.dtype)
         self.forwards = 0
+        self.engines: dict[tuple[int, int], str] = {}
+        """Size of window -> how it was evaluated, and why."""
+        self._cones: dict[tuple[tuple[int, int], tuple[int, int]], Incremental | None] = {}
 
     def _shapes(self, x: npt.NDArray[Any]) -> dict[str, tuple[int | str | None, ...]]:
         if x.ndim < 2 or x.shape[0] != 1:
@@ -110,9 +117,10 @@ class Prober:
         """The image channel first, (channels, height, width)."""
         return np.ascontiguousarray(np.moveaxis(self.image, self.of.channel_axis, 1)[0])
 
-    def inside_out(self, planes: Array) -> Array:
+    def in_layout(self, planes: Array) -> Array:
         """(b, channels, height, width) -> the model's layout."""
-        return np.asarray(np.moveaxis(planes, 1, self.of.channel_axis), self.of.x.dtype, order="C")
+        made: Array = np.moveaxis(planes, 1, self.of.channel_axis).astype(self.of.x.dtype, order="C", copy=False)
+        return made
 
     @cached_property
     def session(self) -> InferenceSession:
@@ -177,11 +185,11 @@ class Prober:
         """
         make = masks if callable(masks) else masks.__getitem__
         whole = np.broadcast_to(fill, self.planes.shape)[None]
-        filled = self.inside_out(np.asarray(whole, np.float32))
+        filled = self.in_layout(np.asarray(whole, np.float32))
         found = []
         for start in range(0, count, self.chunk):
             index = np.arange(start, min(start + self.chunk, count))
-            part = self._filled(self.inside_out(np.asarray(make(index), np.float32)[:, None]))
+            part = self._filled(self.in_layout(np.asarray(make(index), np.float32)[:, None]))
             feeds = {self.of.x.name: self.image, FILL: filled, MASK: part}
             found.append(_columns(self._run(self.masking, feeds)[: len(index)], classes))
             self._count(len(index), start, count, tell)
@@ -202,14 +210,66 @@ class Prober:
         """
         self._vet(places, size)
         found = np.empty((len(places), len(self.base) if classes is None else len(classes)), np.float32)
-        for start in range(0, len(places), self.chunk):
-            index = np.arange(start, min(start + self.chunk, len(places)))
-            copies = np.repeat(self.planes[None], len(index), axis=0)
-            for copy, (r, c), fill in zip(copies, places[index], fills(index), strict=True):
-                copy[:, r : r + size[0], c : c + size[1]] = fill
-            found[index] = _columns(self.scores(self.inside_out(copies)), classes)
-            self._count(len(index), start, len(places), tell)
+        done, cone = 0, self._incremental(size, len(places))
+        for index in self._runs(places, cone):
+            fill = np.asarray(fills(index), self.of.x.dtype, order="C")
+            if cone is None:
+                scores = self.scores(self.in_layout(self._pasted(places[index], size, fill)))
+            else:
+                scores = self._run(cone.session, cone.feeds(places[index], fill))
+            found[index] = _columns(scores, classes)
+            self._count(len(index), done, len(places), tell)
+            done += len(index)
         return found
+
+    def _runs(self, places: Places, cone: Incremental | None) -> Iterator[npt.NDArray[np.int64]]:
+        """Indices of the windows of each run."""
+        if cone is not None:
+            yield from cone.runs(places)
+            return
+        for start in range(0, len(places), self.chunk):
+            yield np.arange(start, min(start + self.chunk, len(places)))
+
+    def _pasted(self, places: Places, size: tuple[int, int], fill: Array) -> Array:
+        copies = np.repeat(self.planes[None], len(places), axis=0)
+        for copy, (r, c), new in zip(copies, places, fill, strict=True):
+            copy[:, r : r + size[0], c : c + size[1]] = new
+        return copies
+
+    def _incremental(self, size: tuple[int, int], count: int) -> Incremental | None:
+        """The incremental engine for one size of window, made once; None where whole copies are run."""
+        asked = self.asked.engine
+        if asked == "full" or (asked == "auto" and count < self.chunk):
+            return None
+        key = (size, groups_for(count, self.asked.batch))
+        if key not in self._cones:
+            self._cones[key] = self._compiled(*key)
+        return self._cones[key]
+
+    def _compiled(self, size: tuple[int, int], groups: tuple[int, int]) -> Incremental | None:
+        problem = ""
+        if isinstance(self.of.x.shape[0], int) and self.of.x.shape[0] != 1:
+            problem = f"its batch is fixed at {self.of.x.shape[0]}"
+        else:
+            cone = compile_cone(self.of, size, groups)
+            nested = cone.nested
+            if nested:
+                problem = f"{nested[0]} has a subgraph"
+            elif self.asked.engine == "incremental" or cone.plan.saving > WORTH:
+                self.engines[size] = f"incremental, {cone.plan.gain:.1f} times fewer multiplications"
+                a = self.asked
+                return Incremental(
+                    cone,
+                    self.image,
+                    lambda model: open_session(model, None, a.providers, threads=a.threads, cache=a.cache),
+                    a.batch,
+                )
+            else:
+                problem = f"a cone saves only a factor of {cone.plan.saving:.1f}"
+        if self.asked.engine == "incremental":
+            raise OptionError(f"engine='incremental': {problem}; take engine='full'")
+        self.engines[size] = f"full: {problem}"
+        return None
 
     def _vet(self, places: Places, size: tuple[int, int]) -> None:
         for name, given, length in zip(("high", "wide"), size, self.size, strict=True):

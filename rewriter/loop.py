@@ -34,8 +34,8 @@ class Sampling:
 
     count: stage -> m, 1-D int64 of one element. open: (stage, x) -> what the samples of x are made of; both are
     computed once, before the loop. point: (g, x, opened, k) -> samples number k (1-D int64, [l]) of every row of x:
-    (l, N, ...). scale: (g, x, maps, k) -> maps (l, N, ...) times their weights. finish: (g, x, opened, means) ->
-    attribution; means[i] = 1/m Σ M^p for p = moments[i]; centred: of M - M_0 in place of M, M_0 the map of x itself,
+    (l, N, ...). scale: (g, x, opened, maps, k) -> maps (l, N, ...) times their weights. finish: (g, x, opened, means)
+    -> attribution; means[i] = 1/m Σ M^p for p = moments[i]; centred: of M - M_0 in place of M, M_0 the map of x itself,
     so that a variance is no difference of large numbers. lanes: samples a trip. also: (g, x, opened, k, first) ->
     tensors that the method left open, by name, for the lanes of a trip (first: 1 on trip 0, which has the lane of x
     itself, else 0).
@@ -48,7 +48,7 @@ class Sampling:
     moments: tuple[int, ...] = (1,)
     centred: bool = False
     lanes: int = 4
-    scale: Callable[[Emit, Value, Value, Value], Value] | None = None
+    scale: Callable[[Emit, Value, Opened, Value, Value], Value] | None = None
     also: Callable[[Emit, Value, Opened, Value, Value], Mapping[str, Value]] | None = None
 
 
@@ -255,7 +255,7 @@ class Loop:
                 own = g.Where(g.Cast(first, to=TensorProto.BOOL), lane, centre.before)
                 found[centre.after], lanes = own, g.Sub(lanes, own)
             if self.sampling.scale is not None:
-                lanes = self.sampling.scale(g, x, lanes, k)
+                lanes = self.sampling.scale(g, x, self.opened[x.name], lanes, k)
             for p, state in zip(self.sampling.moments, self.sums[i], strict=True):
                 power = lanes if p == 1 else g.Pow(lanes, float(p))
                 found[state.after] = g.Add(state.before, g.ReduceSum(power, g.ints(0), keepdims=0))

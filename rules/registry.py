@@ -10,10 +10,31 @@ from types import MappingProxyType
 from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Method
 from . import methods as methods_gradient
-from . import methods_deeplift, methods_lrp, methods_maps, methods_patterns, methods_scope
+from . import (
+    methods_adversarial,
+    methods_deeplift,
+    methods_difference,
+    methods_lrp,
+    methods_maps,
+    methods_masks,
+    methods_optimised,
+    methods_patterns,
+    methods_scope,
+)
 
 GROUP = "onnxplain.methods"
-BUILT_IN = (methods_gradient, methods_maps, methods_lrp, methods_deeplift, methods_patterns, methods_scope)
+BUILT_IN = (
+    methods_gradient,
+    methods_maps,
+    methods_lrp,
+    methods_deeplift,
+    methods_patterns,
+    methods_scope,
+    methods_optimised,
+    methods_difference,
+    methods_adversarial,
+    methods_masks,
+)
 """The modules whose Methods are listed, in this order."""
 
 

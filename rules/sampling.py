@@ -70,7 +70,7 @@ def path(options: Options) -> Sampling:
         (b,) = opened
         return g.Add(b, g.Mul(along, g.Sub(x, b)))
 
-    def scale(g: Emit, x: Value, m: Value, k: Value) -> Value:
+    def scale(g: Emit, x: Value, opened: Opened, m: Value, k: Value) -> Value:
         # The loop takes the mean of m maps: m times the weight makes it the weighted sum.
         return g.Mul(m, per_lane(g, g.Gather(g.constant((steps * weight).astype(x.dtype)), k), x))
 

@@ -23,6 +23,7 @@ from .describe import Description
 from .explainer import Explainer
 from .images import prepare, read_image, save_image
 from .panel import Cell, Row, panel
+from .perturb.registry import refuse_techniques
 from .render import back_projection, overlay, readout, signed
 from .settings import for_method
 
@@ -99,7 +100,7 @@ def explain(
     source = load_source(model, **vetting)
     if methods is None:
         methods = read_card(source.model).method if is_explanation(source.model) else "saliency"
-    names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
+    names = _names(methods)
     about = description(model, source.model, preprocessing, labels)
     if about is None:
         raise ModelError(
@@ -123,6 +124,13 @@ def explain(
             tell(f"{name}: photo {i + 1} of {len(prepared)}")
             found[i].append(run_one(explainer, array, shown, chosen, about))
     return Explanations(tuple(item for row in found for item in row))
+
+
+def _names(methods: str | Sequence[str]) -> list[str]:
+    """OptionError for methods that draw their maps from changed copies of the image."""
+    names = [name.strip() for name in methods.split(",")] if isinstance(methods, str) else list(methods)
+    refuse_techniques(names)
+    return names
 
 
 def _explainer(source: Source, name: str, about: Description, options: dict[str, Any]) -> Explainer:

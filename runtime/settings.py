@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..rewriter.card import Card
 from ..rewriter.errors import OptionError, StaleError, nearest
-from ..rewriter.load import Source
+from ..rewriter.load import Source, load
 from ..rewriter.method import Method
 from ..rewriter.tape import WEIGHTED as OPERATORS
 
@@ -21,9 +21,9 @@ ARRAYS = frozenset({".npy"})
 
 
 def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
-    """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`) and `baseline` and
-    `references` (.npy files). Raises OptionError for a file that cannot be used, StaleError for patterns of another
-    model."""
+    """The options with the files that they name read: `patterns` (of `onnxplain fit patterns`), `gaussian` (of
+    `onnxplain fit gaussian`), `baseline` and `references` (.npy files), `similar` and `adversarial` (models). Raises
+    OptionError for a file that cannot be used, StaleError for patterns of another model, ModelError."""
     found = dict(options)
     patterns = found.get("patterns")
     if isinstance(patterns, (str, os.PathLike)):
@@ -40,6 +40,13 @@ def resolved(options: Mapping[str, Any], source: Source) -> dict[str, Any]:
         value = found.get(name)
         if isinstance(value, os.PathLike) or (isinstance(value, str) and Path(value).suffix in ARRAYS):
             found[name] = _array(Path(value), name)
+    if isinstance(found.get("gaussian"), (str, os.PathLike)):
+        from .perturb.gaussian import load_gaussian  # needs the compiler, as above
+
+        found["gaussian"] = load_gaussian(found["gaussian"])
+    for name in ("similar", "adversarial"):
+        if isinstance(found.get(name), (str, os.PathLike)):
+            found[name] = load(found[name])
     return found
 
 

@@ -14,8 +14,8 @@ FLOOR = 18
 IR_VERSION = 10
 
 
-def lift(draft: Draft) -> None:
-    """Bring the default operator set to 18 or later by onnx's version converter; names, metadata and doc
+def lift(draft: Draft, floor: int = FLOOR) -> None:
+    """Bring the default operator set to `floor` or later by onnx's version converter; names, metadata and doc
     strings of the source survive. Raises ModelError where the converter cannot, and for an opset that the
     installed onnx does not know."""
     newest = onnx.defs.onnx_opset_version()
@@ -24,20 +24,20 @@ def lift(draft: Draft) -> None:
             f"the model has opset {draft.opset}; onnx {onnx.__version__} knows them up to {newest}: install a newer "
             "onnx, or export the model with a lower opset"
         )
-    if draft.opset < FLOOR:
-        _convert(draft)
+    if draft.opset < floor:
+        _convert(draft, floor)
     opsets = list(draft.model.opset_import)
     draft.model.ir_version = max(IR_VERSION, helper.find_min_ir_version_for(opsets, ignore_unknown=True))
 
 
-def _convert(draft: Draft) -> None:
+def _convert(draft: Draft, floor: int) -> None:
     source, version = draft.model, draft.opset
     try:
-        converted = version_converter.convert_version(draft.closed(), FLOOR)
+        converted = version_converter.convert_version(draft.closed(), floor)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"cannot lift the model from opset {version} to {FLOOR} ({reason}); export it with opset {FLOOR}"
+            f"cannot lift the model from opset {version} to {floor} ({reason}); export it with opset {floor}"
         ) from error
     kept = [value for value in converted.graph.input if value.name not in draft.weights]
     del converted.graph.input[:]

@@ -216,8 +216,8 @@ def assemble_svd(stage: Stage, infos: Sequence[onnx.ValueInfoProto]) -> onnx.Mod
     plan: _Plan = stage.extras["svd"]
     count = len(plan.behind)
     first, following, results = infos[0], infos[1 : 1 + count], infos[1 + count :]
-    body = _depending(g.nodes, plan.before.values())
-    behind = _depending(g.nodes, plan.behind.values())
+    body = depending(g.nodes, plan.before.values())
+    behind = depending(g.nodes, plan.behind.values())
     moved = {id(node) for node in (*body, *behind)}
     outside = [node for node in g.nodes if id(node) not in moved]
     inner = {id(y) for node in body for y in node.outputs}
@@ -238,7 +238,7 @@ def assemble_svd(stage: Stage, infos: Sequence[onnx.ValueInfoProto]) -> onnx.Mod
     return model
 
 
-def _depending(nodes: Sequence[Node], values: Iterable[Value]) -> list[Node]:
+def depending(nodes: Sequence[Node], values: Iterable[Value]) -> list[Node]:
     """The nodes behind some values."""
     live = {value.name for value in values}
     found: list[Node] = []
@@ -267,4 +267,4 @@ def _body(stage: Stage, plan: _Plan, nodes: Sequence[Node], following: Sequence[
     return made
 
 
-__all__ = ["OPTIONS", "assemble_svd", "svd"]
+__all__ = ["OPTIONS", "assemble_svd", "depending", "svd"]

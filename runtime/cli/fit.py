@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ...rewriter.errors import OptionError
 from ...rules.patterns import Patterns
@@ -31,13 +20,32 @@ from ..estimate import (
     save_patterns,
     save_statistics,
 )
-from ..estimate.fit import Progress as Tell
-from .options import External, Head, ModelPath, OutputName, Preprocess, Provider, Threads
+from ..estimate.files import holds
+from ..lanes import progress_bar
+from ..perturb.gaussian_fit import KIND as PATCHES
+from . import fit_gaussian
+from .options import (
+    External,
+    Head,
+    Limit,
+    ModelPath,
+    OutputName,
+    Pictures,
+    Preprocess,
+    Provider,
+    RawInput,
+    Resume,
+    Shard,
+    Threads,
+    shard_of,
+    writable_beside,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Estimate patterns, which pattern-net and pattern-attribution need, on pictures.",
+    help="Estimate on pictures what methods need besides the model: patterns, or a Gaussian of patches.",
 )
+app.command("gaussian")(fit_gaussian.gaussian_command)
 Out = Annotated[Path, typer.Option("--out", "-o", help="The file to write, .npz.", show_default=False)]
 Estimators = Annotated[
     list[str] | None,
@@ -47,52 +55,17 @@ Estimators = Annotated[
 ]
 
 
-@contextmanager
-def _bar() -> Iterator[Tell]:
-    """A progress bar on stderr, when a person is watching."""
-    columns = (
-        TextColumn("pictures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("", total=None)
-
-        def tell(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield tell
-
-
 @app.command("patterns")
 def patterns_command(
     model: ModelPath,
-    images: Annotated[
-        Path,
-        typer.Argument(
-            help="A folder of photos, a text file with a path a line, or an .npy or .npz array of pictures.",
-            show_default=False,
-        ),
-    ],
+    images: Pictures,
     out: Out,
-    limit: Annotated[int | None, typer.Option(help="Only the first pictures.", min=1)] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Count only every N-th picture, from the I-th on, and write statistics for `fit merge`.",
-        ),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
+    limit: Limit = None,
+    shard: Shard = None,
+    resume: Resume = False,
     batch: Annotated[int, typer.Option(help="Pictures read ahead; no effect on the result.", min=1)] = 16,
     estimators: Estimators = None,
-    raw_input: Annotated[
-        bool, typer.Option("--raw-input", help="The array holds model inputs: no preprocessing.")
-    ] = False,
+    raw_input: RawInput = False,
     preprocess: Preprocess = None,
     output: OutputName = None,
     head: Head = "logits",
@@ -107,9 +80,9 @@ def patterns_command(
     """
     part = out.with_name(out.name + ".part")
     _known(estimators)
-    _writable(out, model, images)
-    plan = Plan(limit=limit, shard=_shard(shard), batch=batch, partial=part, resume=resume)
-    with _bar() as tell:
+    writable_beside(out, model, images)
+    plan = Plan(limit=limit, shard=shard_of(shard), batch=batch, partial=part, resume=resume)
+    with progress_bar("pictures") as tell:
         found = gather(
             model,
             images,
@@ -141,8 +114,13 @@ def merge_command(
     out: Out,
     estimators: Estimators = None,
 ) -> None:
-    """Join the statistics of all shards into patterns."""
+    """Join the statistics of all shards into patterns, or into a Gaussian."""
     _known(estimators)
+    if any(holds(part, PATCHES) for part in parts):
+        if estimators:
+            raise OptionError("--estimator is for patterns; these files are statistics of patches")
+        fit_gaussian.merge(parts, out)
+        return
     whole = merge([load_statistics(part) for part in parts], [str(part) for part in parts])
     if whole.images != whole.about["total"]:
         print(f"onnxplain: {whole.images} of {whole.about['total']} pictures are there", file=sys.stderr)
@@ -160,21 +138,3 @@ def _known(estimators: list[str] | None) -> None:
     for name in estimators or []:
         if name not in ESTIMATORS:
             raise OptionError(f"--estimator {name!r}: it is one of {', '.join(ESTIMATORS)}")
-
-
-def _writable(out: Path, model: Path, images: Path) -> None:
-    """Before any work is done for it."""
-    if not out.absolute().parent.is_dir() or out.is_dir():
-        raise OptionError(f"cannot write {str(out)!r}: name a file in an existing folder")
-    for source in (model, images):
-        if out.exists() and source.exists() and out.samefile(source):
-            raise OptionError(f"--out {str(out)!r} is one of the inputs; give the patterns another name")
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, sign, count = text.partition("/")
-    if not sign or not first.isdecimal() or not count.isdecimal():
-        raise OptionError(f"--shard {text!r}: write it as 1/4, 2/4, 3/4, 4/4")
-    return int(first), int(count)

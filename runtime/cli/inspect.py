@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
@@ -15,10 +16,13 @@ from rich.table import Column, Table
 from ...rewriter.card import is_explanation, read_card
 from ...rewriter.compile import Request, recorded
 from ...rewriter.coverage import NodeCoverage, coverage
+from ...rewriter.errors import OptionError, nearest
 from ...rewriter.load import load
 from ...rewriter.method import Method
 from ...rewriter.passes.shapes import tensor_type
 from ...rules.registry import find, methods
+from ..perturb.registry import TECHNIQUES
+from ..perturb.technique import Technique
 from .options import (
     External,
     Head,
@@ -127,34 +131,63 @@ def methods_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, by name.")] = False,
 ) -> None:
     """List the methods, or say all about one: family, cost, options, source."""
-    chosen = methods() if name is None else {name: find(name)}
+    chosen = _named(name)
     if as_json:
-        print(
-            json.dumps({key: _record(method) for key, method in chosen.items()}, indent=2, ensure_ascii=False)
-        )
+        print(json.dumps({method.name: _record(method) for method in chosen}, indent=2, ensure_ascii=False))
         return
     if name is not None:
-        _print_method(chosen[name])
+        _print_method(chosen[0])
         return
     shown = Table(Column("method", no_wrap=True), "what it is", "cost")
-    for key, method in chosen.items():
-        shown.add_row(key, method.title, method.cost)
+    for method in chosen:
+        shown.add_row(method.name, method.title, _cost(method))
     Console().print(shown)
+    print(f"{', '.join(TECHNIQUES)}: `onnxplain perturb`; all others: `onnxplain explain` and `compile`")
     print("`onnxplain methods NAME` says what one computes, its options and where it comes from")
 
 
-def _record(method: Method) -> dict[str, Any]:
-    keys = ("title", "family", "cost", "source", "display")
-    options = {
+def _named(name: str | None) -> list[Method | Technique]:
+    """All of them, or the one of a name."""
+    every: dict[str, Method | Technique] = {**methods(), **TECHNIQUES}
+    if name is None:
+        return list(every.values())
+    if name not in every:
+        raise OptionError(f"no method {name!r}{nearest(name, every)}; `onnxplain methods` lists {len(every)}")
+    return [every[name]]
+
+
+def _cost(method: Method | Technique) -> str:
+    return f"forwards: {method.cost}" if isinstance(method, Technique) else method.cost
+
+
+def _record(method: Method | Technique) -> dict[str, Any]:
+    told = {
+        "title": method.title,
+        "family": "perturbation, for `onnxplain perturb`" if isinstance(method, Technique) else method.family,
+        "cost": _cost(method),
+        "source": method.source,
+        "display": method.display,
+    }
+    return told | {"options": _options(method)}
+
+
+def _options(method: Method | Technique) -> dict[str, dict[str, Any]]:
+    if isinstance(method, Technique):
+        return {
+            f.name: {"default": f.default, "choices": (), "help": f.metadata["help"]}
+            for f in dataclasses.fields(method.settings)
+        }
+    return {
         key: {"default": recorded(o.default), "choices": o.choices, "help": o.help}
         for key, o in method.options.items()
     }
-    return {key: getattr(method, key) for key in keys} | {"options": options}
 
 
-def _print_method(method: Method) -> None:
-    for key in ("name", "title", "family", "cost", "display", "source"):
-        print(f"{key:>14}  {getattr(method, key)}")
-    for key, option in method.options.items():
-        choices = f" ({', '.join(map(str, option.choices))})" if option.choices else ""
-        print(f"{'--set':>14}  {key}={option.default}{choices}: {option.help}")
+def _print_method(method: Method | Technique) -> None:
+    print(f"{'name':>14}  {method.name}")
+    record = _record(method)
+    for key in ("title", "family", "cost", "display", "source"):
+        print(f"{key:>14}  {record[key]}")
+    for key, option in record["options"].items():
+        choices = f" ({', '.join(map(str, option['choices']))})" if option["choices"] else ""
+        print(f"{'--set':>14}  {key}={option['default']}{choices}: {option['help']}")

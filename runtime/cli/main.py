@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ...rewriter.errors import ExplainError
-from . import bench, build, fit, inspect, picture, scope, verify
+from . import bench, build, fit, inspect, perturb, picture, scope, verify
 
 app = typer.Typer(
     name="onnxplain",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("compile")(build.compile_command)
 app.command("explain")(picture.explain_command)
+app.command("perturb")(perturb.perturb_command)
 app.command("check")(inspect.check_command)
 app.command("show")(inspect.show_command)
 app.command("verify")(verify.verify_command)

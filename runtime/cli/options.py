@@ -77,6 +77,25 @@ CacheFolder = Annotated[
     typer.Option("--cache", metavar="FOLDER", help="Keep optimised graphs there, so that they open faster."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of one operator.")]
+Pictures = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of photos, a text file with a path a line, or an .npy or .npz array of pictures.",
+        show_default=False,
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first pictures.", min=1)]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Count only every N-th picture, from the I-th on, and write statistics for `fit merge`.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")]
+RawInput = Annotated[
+    bool, typer.Option("--raw-input", help="The array holds model inputs: no preprocessing.")
+]
 
 
 def target_of(text: str) -> Target:
@@ -134,3 +153,22 @@ def _dim(text: str, pair: str) -> int | str:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise OptionError(f"--shape {pair!r}: {text!r} is neither a size of at least 1 nor a name")
     return int(text)
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """ "2/4" -> (2, 4)."""
+    if text is None:
+        return None
+    first, sign, count = text.partition("/")
+    if not sign or not first.isdecimal() or not count.isdecimal():
+        raise OptionError(f"--shard {text!r}: write it as 1/4, 2/4, 3/4, 4/4")
+    return int(first), int(count)
+
+
+def writable_beside(out: Path, *sources: Path) -> None:
+    """Before any work is done for it: OptionError where a file cannot be made, or is one of the sources."""
+    if not out.absolute().parent.is_dir() or out.is_dir():
+        raise OptionError(f"cannot write {str(out)!r}: name a file in an existing folder")
+    for source in sources:
+        if out.exists() and source.exists() and out.samefile(source):
+            raise OptionError(f"--out {str(out)!r} is one of the inputs; give the result another name")

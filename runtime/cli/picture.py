@@ -19,6 +19,7 @@ from ...rewriter.errors import OptionError
 from ...rules.registry import find, methods
 from ..compiling import compile
 from ..images import writable
+from ..perturb.registry import refuse_techniques
 from ..pictures import Explanations, explain
 from ..pictures import Progress as Tell
 from .options import (
@@ -96,6 +97,7 @@ def explain_command(
 ) -> None:
     """Explain photos: a row a photo, a column a method, with the class and its probability."""
     names = None if method is None else [name.strip() for name in method.split(",") if name.strip()]
+    refuse_techniques(names or [])
     for name in names or []:
         find(name)
     writable(out)

@@ -20,6 +20,7 @@ from .statistics import Moments, Statistics, Total
 Arrays = dict[str, npt.NDArray[Any]]
 PATTERNS, STATISTICS = "onnxplain patterns 1", "onnxplain statistics 1"
 META = "meta"
+COMMAND = "fit patterns"
 
 
 def save_patterns(patterns: Patterns, path: str | os.PathLike[str]) -> Path:
@@ -31,12 +32,14 @@ def save_patterns(patterns: Patterns, path: str | os.PathLike[str]) -> Path:
         for i, name in enumerate(names)
         for estimator, array in patterns.arrays[name].items()
     }
-    return _write(path, arrays, {"kind": PATTERNS, "nodes": names, "provenance": dict(patterns.provenance)})
+    return write_archive(
+        path, arrays, {"kind": PATTERNS, "nodes": names, "provenance": dict(patterns.provenance)}
+    )
 
 
 def load_patterns(path: str | os.PathLike[str]) -> Patterns:
     """Read what `save_patterns` wrote. Raises OptionError for a file that is missing, damaged, or something else."""
-    arrays, meta = _read(path, PATTERNS, "patterns")
+    arrays, meta = read_archive(path, PATTERNS, "patterns")
     try:
         found: dict[str, dict[str, Any]] = {str(name): {} for name in meta["nodes"]}
         names, provenance = list(found), dict(meta["provenance"])
@@ -46,7 +49,7 @@ def load_patterns(path: str | os.PathLike[str]) -> Patterns:
                 raise ValueError(f"array {key!r} is {array.dtype}, or not finite")
             found[names[int(i)]][estimator] = array
     except (ValueError, TypeError, LookupError) as error:
-        raise _damaged(path, "patterns", error) from error
+        raise damaged(path, "patterns", error) from error
     return Patterns(found, provenance)
 
 
@@ -60,13 +63,13 @@ def save_statistics(statistics: Statistics, path: str | os.PathLike[str]) -> Pat
         for kind, total in (("sums", moments.sums), ("squares", moments.squares)):
             arrays[f"{i}/{kind}"], arrays[f"{i}/{kind}/low"] = total.high, total.low
     about = {"about": dict(statistics.about), "skipped": dict(statistics.skipped)}
-    return _write(path, arrays, {"kind": STATISTICS, "nodes": nodes, **about})
+    return write_archive(path, arrays, {"kind": STATISTICS, "nodes": nodes, **about})
 
 
 def load_statistics(path: str | os.PathLike[str]) -> Statistics:
     """Read what `save_statistics` wrote. Raises OptionError for a file that is missing, damaged, or something
     else."""
-    arrays, meta = _read(path, STATISTICS, "statistics")
+    arrays, meta = read_archive(path, STATISTICS, "statistics")
     try:
         nodes = {}
         for i, entry in enumerate(meta["nodes"]):
@@ -82,7 +85,7 @@ def load_statistics(path: str | os.PathLike[str]) -> Statistics:
             raise ValueError("its list of pictures is no list of numbers")
         return Statistics(dict(meta["about"]), nodes, dict(meta["skipped"]), indices)
     except (ValueError, TypeError, LookupError) as error:
-        raise _damaged(path, "statistics", error) from error
+        raise damaged(path, "statistics", error) from error
 
 
 def _double(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -91,7 +94,8 @@ def _double(array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.f
     return array
 
 
-def _write(path: str | os.PathLike[str], arrays: Arrays, meta: Mapping[str, Any]) -> Path:
+def write_archive(path: str | os.PathLike[str], arrays: Arrays, meta: Mapping[str, Any]) -> Path:
+    """Arrays and one JSON text, whole or not at all. Raises OptionError where they cannot be written."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False)
     with atomic(path) as temporary:
         try:
@@ -102,7 +106,21 @@ def _write(path: str | os.PathLike[str], arrays: Arrays, meta: Mapping[str, Any]
     return Path(path)
 
 
-def _read(path: str | os.PathLike[str], kind: str, what: str) -> tuple[Arrays, dict[str, Any]]:
+def holds(path: str | os.PathLike[str], kind: str) -> bool:
+    """Whether a file says that it is of this kind; False for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            return not isinstance(stored, np.ndarray) and json.loads(str(stored[META]))["kind"] == kind
+    except Exception:  # as below: whoever reads the file then says what is wrong with it
+        return False
+
+
+def read_archive(
+    path: str | os.PathLike[str], kind: str, what: str, command: str = COMMAND
+) -> tuple[Arrays, dict[str, Any]]:
+    """What `write_archive` wrote. what, command: what the file is and which command writes it, for messages. Raises
+    OptionError for a file that is missing, damaged, or of another kind."""
     try:
         with open(path, "rb") as file:
             stored = np.load(file, allow_pickle=False)
@@ -119,11 +137,11 @@ def _read(path: str | os.PathLike[str], kind: str, what: str) -> tuple[Arrays, d
     except OSError as error:
         raise OptionError(f"{os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, zlib, numpy and json raise their own, MemoryError for a forged size
-        raise _damaged(path, what, error) from error
+        raise damaged(path, what, error, command) from error
     return arrays, meta
 
 
-def _damaged(path: str | os.PathLike[str], what: str, error: Exception) -> OptionError:
+def damaged(path: str | os.PathLike[str], what: str, error: Exception, command: str = COMMAND) -> OptionError:
     return OptionError(
-        f"{os.fspath(path)!r} cannot be read as {what}: {error}; make it again with `onnxplain fit patterns`"
+        f"{os.fspath(path)!r} cannot be read as {what}: {error}; make it again with `onnxplain {command}`"
     )

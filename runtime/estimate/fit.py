@@ -134,7 +134,7 @@ def gather(
     whole, tell = statistics.images + len(todo), reading.get("progress")
     count = _Count(graph, statistics, plan.partial, plan.seconds)
     with count:
-        for index, array in _ahead(pictures, todo, plan.batch):
+        for index, array in ahead(pictures, todo, plan.batch):
             done = count.add(index, run(session, {graph.input: array}))
             if tell is not None:
                 tell(done, whole)
@@ -224,7 +224,7 @@ def _begin(plan: Plan, graph: Survey, pictures: Samples, aim: dict[str, Any]) ->
     return Statistics(about, nodes, graph.skipped)
 
 
-def _ahead(pictures: Samples, indices: Sequence[int], batch: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def ahead(pictures: Samples, indices: Sequence[int], batch: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     """Pictures in order, up to `batch` of them read while another one runs."""
     with ThreadPoolExecutor(1) as reader:
         waiting = []

@@ -90,11 +90,16 @@ class Statistics:
 
     def must_match(self, about: Mapping[str, Any], name: str) -> None:
         """StaleError naming the first thing in which these statistics are others than `about`."""
-        for key in (*about, *self.about):
-            if about.get(key) != self.about.get(key):
-                raise StaleError(
-                    f"{name} was made with {WORDS.get(key, key)}; its sums cannot be continued or merged"
-                )
+        must_match(self.about, about, name)
+
+
+def must_match(made: Mapping[str, Any], about: Mapping[str, Any], name: str) -> None:
+    """StaleError naming the first thing in which `made`, of sums that are called `name`, is other than `about`."""
+    for key in (*about, *made):
+        if about.get(key) != made.get(key):
+            raise StaleError(
+                f"{name} was made with {WORDS.get(key, key)}; its sums cannot be continued or merged"
+            )
 
 
 WORDS = {
@@ -106,6 +111,11 @@ WORDS = {
     "head": "another output or head",
     "output": "another output or head",
     "shard": "another shard",
+    "layout": "another layout",
+    "patch": "another size of patches",
+    "patches": "another number of patches",
+    "seed": "another seed",
+    "joint": "channels together that are apart here, or the other way round",
     "version": "another version of onnxplain",
 }
 

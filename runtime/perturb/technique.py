@@ -17,30 +17,64 @@ from .probing import Array, Prober
 
 
 @dataclass(frozen=True)
+class Knob:
+    """A setting, a whole number, that makes a run shorter. now: settings -> its value. lightest: settings -> the last
+    one that still makes sense (a stride beyond the window leaves pixels that nothing covers). On the way from now to
+    lightest the forwards fall, or stay."""
+
+    name: str
+    now: Callable[[Any], int]
+    lightest: Callable[[Any], int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """maps (classes, height, width), and what the record says beside the settings, as JSON keeps it."""
+
+    maps: Array
+    notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Technique:
     """settings: a frozen dataclass whose fields all have defaults and `metadata={"help": ...}`; its `__post_init__`
     raises OptionError for values out of range. forwards: (prober, settings) -> how many copies will be evaluated,
     known before any is (raises OptionError where the settings do not fit the image). run: (prober, settings, classes,
-    tell) -> maps (len(classes), height, width), positive where the pixel speaks for the class. display: readout of
-    pictures (METHODS 0.7)."""
+    tell) -> maps (len(classes), height, width), positive where the pixel speaks for the class, or `Drawn`. display:
+    readout of pictures (METHODS 0.7). cost: forward passes, in words. lighter: what makes it fit a budget, the first
+    preferred. per_class: forwards are those of one class, and every class takes them. trial: settings -> those whose
+    forwards take as long as most of the work, for a trial; None: the same."""
 
     name: str
     title: str
     source: str
     settings: type[Any]
     forwards: Callable[[Prober, Any], int]
-    run: Callable[[Prober, Any, Sequence[int], Progress | None], Array]
+    run: Callable[[Prober, Any, Sequence[int], Progress | None], Array | Drawn]
     display: str = "sum,sym"
+    cost: str = ""
+    lighter: tuple[Knob, ...] = ()
+    per_class: bool = False
+    trial: Callable[[Any], Any] | None = None
+
+    def count(self, prober: Prober, settings: Any, classes: int) -> int:
+        """Copies that will be evaluated for so many classes."""
+        return self.forwards(prober, settings) * (classes if self.per_class else 1)
 
     def settle(self, given: Mapping[str, Any]) -> Any:
         """The settings. OptionError for an unknown name."""
-        known = [f.name for f in dataclasses.fields(self.settings)]
+        known = self.names
         for name in given:
             if name not in known:
                 raise OptionError(
                     f"{self.name} has no setting {name!r}{nearest(name, known)}; it has {', '.join(known)}"
                 )
         return self.settings(**given)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the settings."""
+        return [f.name for f in dataclasses.fields(self.settings)]
 
 
 def setting(default: Any, help: str) -> Any:
@@ -70,9 +104,11 @@ def perform(
 ) -> Found:
     """Run a technique. classes: None is the top class; -1 among them is it too. Raises OptionError, TargetError."""
     chosen = technique.settle(settings)
-    indices = tuple(_class(c, prober) for c in (classes if classes is not None else [-1]))
-    expected, before, started = technique.forwards(prober, chosen), prober.forwards, time.perf_counter()
-    maps = technique.run(prober, chosen, indices, tell)
+    indices = tuple(class_of(c, prober) for c in (classes if classes is not None else [-1]))
+    expected = technique.count(prober, chosen, len(indices))
+    before, started = prober.forwards, time.perf_counter()
+    made = technique.run(prober, chosen, indices, tell)
+    drawn = made if isinstance(made, Drawn) else Drawn(made, {})
     record = {
         "method": technique.name,
         "source": technique.source,
@@ -81,14 +117,16 @@ def perform(
         "settings": {key: _plain(value) for key, value in vars(chosen).items()},
         "forwards": prober.forwards - before,
         "expected_forwards": expected,
+        **({"found": dict(drawn.notes)} if drawn.notes else {}),
     }
     seconds = time.perf_counter() - started
     return Found(
-        np.asarray(maps, np.float32), indices, prober.base, prober.forwards - before, seconds, record
+        np.asarray(drawn.maps, np.float32), indices, prober.base, prober.forwards - before, seconds, record
     )
 
 
-def _class(index: int, prober: Prober) -> int:
+def class_of(index: int, prober: Prober) -> int:
+    """-1 is the top class. TargetError for one that is not there."""
     count = len(prober.base)
     if not -1 <= index < count:
         raise TargetError(f"class {index} is out of range: there are {count} scores")
@@ -103,4 +141,4 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-__all__ = ["Found", "Technique", "perform", "setting"]
+__all__ = ["Drawn", "Found", "Knob", "Technique", "class_of", "perform", "setting"]

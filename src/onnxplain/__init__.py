@@ -4,6 +4,7 @@ explainer = onnxplain.compile("net.onnx", "guided-backprop")
 explainer.save("net.guided-backprop.onnx")
 result = onnxplain.load("net.guided-backprop.onnx")(x, target=[281])
 onnxplain.explain("net.onnx", "cat.jpg", "saliency").save("cat.png")
+onnxplain.perturb("net.onnx", "cat.jpg", "occlusion", budget="60s").maps
 """
 
 from .rewriter.errors import (
@@ -23,6 +24,7 @@ from .runtime.compiling import compile
 from .runtime.compiling import package_version as _package_version
 from .runtime.estimate import fit_patterns
 from .runtime.explainer import Explainer, Result, load
+from .runtime.perturb.perturbing import perturb
 from .runtime.pictures import explain
 from .runtime.scope import Interpreter
 from .runtime.verify import verify
@@ -48,5 +50,6 @@ __all__ = [
     "fit_patterns",
     "load",
     "methods",
+    "perturb",
     "verify",
 ]

@@ -57,6 +57,9 @@ BUILT_IN = [
             "svd",
         )
     ),
+    *("meaningful-perturbation.loss", "activation-maximization"),
+    *("pda.gradient", "fgsm", "adversarial"),
+    *("occlusion.graph", "rise.graph"),
 ]
 
 

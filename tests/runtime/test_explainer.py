@@ -251,6 +251,7 @@ def test_a_model_that_calls_an_input_target() -> None:
 )
 def test_a_batch_equals_its_samples(method: str) -> None:
     options: dict[str, Any] = {"estimator": "weights"} if method.startswith("pattern-") else {}
+    options |= {"n": 40} if method == "rise.graph" else {}  # time
     explainer = onnxplain.compile(models.path("mnist_lenet"), method, reduce="maxabs,minmax", **options)
     x = RNG.uniform(0, 1, (3, 1, 28, 28)).astype(np.float32)
     together = explainer(x, target=[1, -1, 7])

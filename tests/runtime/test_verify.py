@@ -26,6 +26,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "lrp.epsilon-gamma-box": {"low": -3.0, "high": 3.0},
     "smoothgrad": {"samples": 3},
     "integrated-gradients": {"steps": 8},
+    "occlusion.graph": {"k": 3},
+    "rise.graph": {"n": 40, "grid": 3},
 }
 METHODS = [
     name for name, method in onnxplain.methods().items() if method.maps and not name.startswith("pattern")

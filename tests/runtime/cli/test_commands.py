@@ -15,6 +15,7 @@ from PIL import Image
 
 import onnxplain
 from onnxplain import models
+from onnxplain.runtime.perturb.registry import TECHNIQUES
 from tests.runtime.cli.conftest import Cli
 
 LENET, LITE = models.path("mnist_lenet"), models.path("efficientnet_lite0")
@@ -179,7 +180,7 @@ def test_show_json_is_the_card(cli: Cli) -> None:
 def test_methods_names_are_never_cut(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     out = cli.works("methods").out
-    assert all(name in out for name in onnxplain.methods())
+    assert all(name in out for name in (*onnxplain.methods(), *TECHNIQUES))
 
 
 def test_one_method_with_its_options_and_source(cli: Cli) -> None:
@@ -190,9 +191,19 @@ def test_one_method_with_its_options_and_source(cli: Cli) -> None:
 
 def test_methods_json(cli: Cli) -> None:
     table = json.loads(cli.works("methods", "--json").out)
-    assert list(table) == list(onnxplain.methods())
+    assert list(table) == [*onnxplain.methods(), *TECHNIQUES]
     gate = table["guided-backprop"]["options"]["gate"]
     assert gate["default"] == "rectifiers" and gate["default"] in gate["choices"] and gate["help"]
+
+
+def test_techniques_are_listed_with_their_cost_and_settings(cli: Cli) -> None:
+    table = json.loads(cli.works("methods", "--json").out)
+    for name, technique in TECHNIQUES.items():
+        told = table[name]
+        assert told["cost"] == f"forwards: {technique.cost}" and "onnxplain perturb" in told["family"]
+        assert list(told["options"]) == technique.names
+    assert "n=4000: random masks" in cli.works("methods", "rise").out
+    assert "no method 'riise' (did you mean 'rise'?)" in cli.refuses("methods", "riise")
 
 
 def test_demo_writes_the_panel_and_a_file(cli: Cli) -> None:

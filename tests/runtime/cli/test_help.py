@@ -11,7 +11,19 @@ from onnxplain.runtime.cli.main import app
 from tests.runtime.cli.conftest import Cli
 
 GROUP = typer.main.get_command(app)
-COMMANDS = ("compile", "explain", "check", "show", "methods", "demo", "fit", "scope", "verify", "bench")
+COMMANDS = (
+    "compile",
+    "explain",
+    "perturb",
+    "check",
+    "show",
+    "methods",
+    "demo",
+    "fit",
+    "scope",
+    "verify",
+    "bench",
+)
 
 
 def test_the_help_lists_every_command(cli: Cli) -> None:
@@ -50,6 +62,14 @@ DEFAULTS = {
         "default: top",
         "default: logits",
         "By default",
+    ],
+    "perturb": [
+        "default: occlusion",
+        "default: perturbation.png",
+        "top (the default)",
+        "default: probability",
+        "default: auto",
+        "default: 32",
     ],
     "check": ["default: saliency", "default: logits"],
     "demo": ["default: onnxplain-demo"],

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxplain import models
+from onnxplain.models.blocks import Net
 from onnxplain.models.mobilenet import mobilenet_v2
 from onnxplain.models.resnet import resnet
 from onnxplain.models.unet import unet
@@ -55,6 +56,15 @@ def upscaler(size: int) -> onnx.ModelProto:
     return model
 
 
+def small_cnn(size: int = 224) -> onnx.ModelProto:
+    """Three convolutions with pools, 16, 32 and 64 channels, and a mean over all cells."""
+    net = Net("small_cnn", (3, size, size))
+    x = net.image
+    for channels in (16, 32, 64):
+        x = net.max_pool(net.relu(net.conv(x, channels, 3)), 2, stride=2)
+    return net.model(net.gemm(net.flatten(net.global_average_pool(x)), 10))
+
+
 NETWORKS: dict[str, Network] = {
     "resnet50": Network(
         "ResNet-50",
@@ -67,6 +77,7 @@ NETWORKS: dict[str, Network] = {
         lambda: resnet(50, size=64, width=0.25),
     ),
     "vgg16": Network("VGG-16", lambda: vgg(16), lambda: vgg(16, size=64, width=0.25), large=True),
+    "small-cnn": Network("small CNN (16, 32, 64)", small_cnn, lambda: small_cnn(64)),
     "mobilenet-v2": Network("MobileNetV2", mobilenet_v2, lambda: mobilenet_v2(size=64, width=0.5)),
     "unet": Network(
         "U-Net 256, 32 filters, depth 4",

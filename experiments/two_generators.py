@@ -10,7 +10,6 @@ Writes results/two_generators.md and a picture beside it; takes about a minute o
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import matplotlib
@@ -34,9 +33,9 @@ Floats = npt.NDArray[np.float32]
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = models.path("mnist_lenet")
-NEAR, SPARSE = 40.0, 4.0
+NEAR, SPARSE = 40.0, 10.0
 """λ and μ, of means over pixels."""
-EPOCHS, BATCH, RATE = 20, 50, 2e-3
+EPOCHS, BATCH, RATE = 30, 50, 2e-3
 
 
 class Generator(nn.Module):
@@ -137,7 +136,7 @@ def picture(x: Floats, result: Result, again: Result, path: Path) -> None:
     plt.close(figure)
 
 
-def report(result: Result, x: Floats, seconds: float, size: int) -> str:
+def report(result: Result, x: Floats, size: int) -> str:
     kept, flipped = result.results["kept"].mean(), result.results["flipped"].mean()
     both = (result.results["kept"] & result.results["flipped"]).mean()
     changed, ink = result.attribution.mean(), x.mean()
@@ -149,7 +148,7 @@ def report(result: Result, x: Floats, seconds: float, size: int) -> str:
             "",
             "Made by `python experiments/two_generators.py`, after Charachon et al. 2020 (Ayyar et al. 2021 Eq. 27).",
             "",
-            f"Trained for {seconds:.0f} s on 1000 digits; the file with LeNet and both generators has {size / 1e3:.0f} "
+            f"Trained on 1000 digits; the file with LeNet and both generators has {size / 1e3:.0f} "
             "kB. On 1000 other digits:",
             "",
             "| | |",
@@ -163,7 +162,11 @@ def report(result: Result, x: Floats, seconds: float, size: int) -> str:
             "",
             "![digits, what the generators make of them, and R](two_generators.png)",
             "",
-            "Above each digit what LeNet says of it, above g_a(x) what it says of that.",
+            "Above each digit what LeNet says of it, above g_a(x) what it says of that. In this picture, of a seeded "
+            "run: 3 and 7 become 1 where their horizontal strokes go, 9 becomes 7 where its loop opens, and R lies on "
+            "just these. 0, 1, 4, 6 and 8 are flipped by gaps four pixels apart as well, the stride of the generator, "
+            "which no writer would leave: those are adversarial pictures, and their R tells of LeNet, not of digits. "
+            "The 5 is not flipped, and its R explains nothing; that is what the check is for.",
             "",
         ]
     )
@@ -179,15 +182,13 @@ def main() -> None:
     torch.set_flush_denormal(True)
     digits, labels = models.digits()
     x = (digits[:, None] / 255).astype(np.float32)
-    started = time.perf_counter()
     made = explainer(*train(torch.tensor(x[:1000]), LeNet()))
-    seconds = time.perf_counter() - started
     test = x[1000:]
     result = made(test)
     shown = [int(np.flatnonzero(labels[1000:] == digit)[0]) for digit in range(10)]
     part = made(test[shown])
     picture(test[shown], part, made(part.results["adversarial"]), RESULTS / "two_generators.png")
-    text = report(result, test, seconds, len(made.model.SerializeToString()))
+    text = report(result, test, len(made.model.SerializeToString()))
     (RESULTS / "two_generators.md").write_text(text, encoding="utf-8")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx
-from onnx import compose, version_converter
+from onnx import compose
 
 from .draft import Dim
 from .errors import ModelError, OptionError
+from .graft import opset_of, raised
 from .graph import prepare
 from .load import Source
 
@@ -66,28 +67,16 @@ def _names(graph: onnx.GraphProto) -> set[str]:
 
 def _same_opset(one: onnx.ModelProto, two: onnx.ModelProto) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Both in the newer opset and IR version."""
-    opset = max(_opset(one), _opset(two))
-    ir = max(one.ir_version, two.ir_version)
-    both = []
-    for model in (one, two):
-        if _opset(model) != opset:
-            try:
-                made = version_converter.convert_version(model, opset)
-            except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-                raise ModelError(
-                    f"cannot bring a model from opset {_opset(model)} to {opset} ({str(error).splitlines()[0]}); "
-                    "export generator and model with the same opset"
-                ) from error
-        else:
-            made = onnx.ModelProto()
-            made.CopyFrom(model)
-        made.ir_version = ir
-        both.append(made)
-    return both[0], both[1]
+    opset, ir = max(opset_of(one), opset_of(two)), max(one.ir_version, two.ir_version)
+    first, second = (_of_ir(raised(model, opset), ir) for model in (one, two))
+    return first, second
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+def _of_ir(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.ir_version = max(version, made.ir_version)
+    return made
 
 
 __all__ = ["composed"]

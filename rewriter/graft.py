@@ -136,7 +136,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 def raised(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """The model in a later default opset, by onnx's converter; the model itself where it has that one. Raises
     ModelError where the converter cannot."""
-    if opset_of(model) >= version:
+    if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) >= version:
         return model
     work = draft(model)
     inline(work)

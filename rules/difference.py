@@ -264,7 +264,7 @@ def _slope(sigma: Doubles, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -
         turned = np.linalg.solve(sigma[:, b[:, None], b], sigma[:, b[:, None], a])
     except np.linalg.LinAlgError as error:
         raise OptionError("pda.gradient: the Gaussian's covariance is singular; add a ridge to it") from error
-    return np.asarray(turned.transpose(0, 2, 1))
+    return np.asarray(turned.transpose(0, 2, 1), np.float64)
 
 
 def _conv(g: Emit, x: Value, weight: Reals, bias: Reals | None = None, pads: Sequence[int] = (0, 0)) -> Value:

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..rewriter.graft import Part, again, graft, part, vet_opsets
-from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError, TargetError
+from ..rewriter.graft import Part, again, graft, part, vet_opsets
 from ..rewriter.graph import Value, assemble, variable
 from ..rewriter.load import Source, load
 from ..rewriter.method import Option
@@ -60,7 +59,7 @@ OPTIONS = MappingProxyType(
 def explanation(stage: Stage, target: Target) -> list[Result]:
     """`attribution` R = |g_s(x) - g_a(x)|, `similar` g_s(x), `adversarial` g_a(x), all of the input's shape, and the
     checks `kept`, whether f says of g_s(x) that it is of class c, and `flipped`, whether it says of g_a(x) that it is
-    not; bool (N,). c: the class of f(x) for -1, or the one named.
+    not; bool (N, 1). c: the class of f(x) for -1, or the one named.
 
     A model with one output has two classes: above and below 0, or ½ where it is a probability; c is then that of f(x).
     Raises OptionError without two generators, ModelError for one that does not fit, TargetError for another target
@@ -90,8 +89,8 @@ def explanation(stage: Stage, target: Target) -> list[Result]:
     return [
         (ATTRIBUTION, g.Abs(g.Sub(made[SIMILAR], made[ADVERSARIAL])), list(x.shape)),
         *((kind, made[kind], list(x.shape)) for kind in BOTH),
-        (KEPT, kept, [lead]),
-        (FLIPPED, flipped, [lead]),
+        (KEPT, kept, [lead, 1]),
+        (FLIPPED, flipped, [lead, 1]),
     ]
 
 
@@ -114,7 +113,7 @@ def _checks(stage: Stage, target: Target, answers: dict[str, Value]) -> tuple[Va
             chosen = begin.chosen
         else:
             chosen = _answer(stage, head) if target == -1 else g.constant(np.full((1, 1), target, np.int64))
-        same = [_flat(g, g.Equal(_answer(stage, answers[kind]), chosen)) for kind in BOTH]
+        same = [g.Equal(_answer(stage, answers[kind]), chosen) for kind in BOTH]
         return same[0], g.Not(same[1])
 
 
@@ -134,11 +133,6 @@ def _probable(stage: Stage) -> bool:
         return ending(stage.graph, stage.head).kind == PROBABILITY
     except OptionError:  # a score with nothing behind or before it
         return False
-
-
-def _flat(g: Emit, v: Value) -> Value:
-    value: Value = g.Reshape(v, g.ints(-1))
-    return value
 
 
 def assembly(stage: Stage, infos: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:

@@ -137,7 +137,8 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
     """Compile; a file that is an explanation already is used as it is."""
     if not is_explanation(source.model):
         if not find(name).maps:
-            raise OptionError(f"{name} gives no map to draw; see `onnxplain scope`")
+            where = "`onnxplain scope`" if find(name).family == "linearscope" else "onnxplain.compile"
+            raise OptionError(f"{name} gives no map to draw; see {where}")
         given = {**options, "preprocessing": about.preprocessing.to_record(), "labels": about.labels}
         return compile(source, name, target="input", **given)
     card = read_card(source.model)

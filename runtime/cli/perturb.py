@@ -215,6 +215,7 @@ def _record(opened: Opened, found: Sequence[Found], about: dict[str, Any]) -> di
         "names": [opened.name(c) for c in classes],
         "base": [float(opened.prober.base[c]) for c in classes],
         "x": list(opened.prober.image.shape),
+        "windows": opened.engines,
         "methods": [{key: value for key, value in one.record.items() if key != "sha256"} for one in found],
     }
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ...rewriter.errors import OptionError
 from ..lanes import Progress
+from .incremental import Incremental
 from .probing import Array, Fills, Places, Prober
 from .technique import Knob, Technique
 
@@ -117,13 +118,14 @@ class _Enough(Exception):
 
 
 class _Trial(Prober):
-    """Stands in for a prober, with its sessions, and times the bulk of the work instead of doing it."""
+    """Stands in for a prober, with its sessions, and times the bulk of the work instead of doing it: one run to warm
+    up, then two, from a quarter and from five eighths of it, as what a window costs may depend on where it is."""
 
-    __slots__ = ("bulk",)  # all else is the prober's own
+    __slots__ = ("bulk", "timed")  # all else is the prober's own
 
     def __init__(self, of: Prober, bulk: float) -> None:
         self.__dict__ = of.__dict__
-        self.bulk = bulk
+        self.bulk, self.timed = bulk, False
 
     def masked(
         self,
@@ -133,12 +135,14 @@ class _Trial(Prober):
         classes: Sequence[int] | None = None,
         tell: Progress | None = None,
     ) -> Array:
+        if count < self.bulk:
+            return super().masked(masks, count, fill, classes, tell)
         make = masks if callable(masks) else masks.__getitem__
-        if count >= self.bulk:
-            self._time(
-                count, lambda part: Prober.masked(self, lambda i: make(part[i]), len(part), fill, classes)
-            )
-        return super().masked(masks, count, fill, classes, tell)
+        starts = range(0, count, self.chunk)
+        every = [np.arange(start, min(start + self.chunk, count)) for start in starts]
+        for part in self._chosen(every):
+            super().masked(lambda i, part=part: make(part[i]), len(part), fill, classes)  # type: ignore[misc]
+        raise AssertionError("a trial ends itself")
 
     def windows(
         self,
@@ -147,26 +151,22 @@ class _Trial(Prober):
         fills: Fills,
         classes: Sequence[int] | None = None,
         tell: Progress | None = None,
+        cone: Incremental | None = None,
     ) -> Array:
-        if len(places) >= self.bulk:
-            self._time(
-                len(places),
-                lambda part: Prober.windows(self, places[part], size, lambda i: fills(part[i]), classes),
-            )
-        return super().windows(places, size, fills, classes, tell)
+        self.timed = len(places) >= self.bulk
+        return super().windows(places, size, fills, classes, None if self.timed else tell, cone)
 
-    def _time(self, count: int, run: Callable[[npt.NDArray[np.int64]], Array]) -> None:
-        """One chunk to warm up and two to time. What a window costs may depend on where it is: the timed ones start at
-        a quarter and at five eighths of the work."""
-        parts = [
-            np.arange(start, min(start + self.chunk, count), dtype=np.int64)
-            for start in (count // 8, count // 4, 5 * count // 8)
-        ]
-        run(parts[0])
+    def _runs(self, places: Places, cone: Incremental | None) -> Iterator[npt.NDArray[np.int64]]:
+        runs = super()._runs(places, cone)
+        return self._chosen(list(runs)) if self.timed else runs
+
+    def _chosen(self, every: Sequence[npt.NDArray[np.int64]]) -> Iterator[npt.NDArray[np.int64]]:
+        """What is run, until it has been."""
+        yield every[len(every) // 8]
+        parts = [every[len(every) // 4], every[5 * len(every) // 8]]
         started = time.perf_counter()
-        for part in parts[1:]:
-            run(part)
-        raise _Enough((time.perf_counter() - started) / sum(map(len, parts[1:])))
+        yield from parts
+        raise _Enough((time.perf_counter() - started) / sum(map(len, parts)))
 
 
 def estimate(job: Job, prober: Prober, classes: Sequence[int]) -> Estimate:

@@ -19,6 +19,8 @@ from ..opening import open_session
 from ..session import run
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
     from ..providers import Provider
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -61,38 +63,47 @@ def smallest_flip(
 
     Raises OptionError for an empty sweep or an ε below 0, ImageError for an empty batch, and what `compile` raises.
     """
-    steps = tuple(sorted(float(step) for step in eps))
-    if not steps or not np.isfinite(steps).all() or steps[0] < 0:
-        raise OptionError(f"eps={list(eps)!r}: give at least one step, none of them below 0")
-    images = np.asarray(x)
-    if images.ndim < 1 or not len(images):
-        raise ImageError(f"x has the shape {list(images.shape)}; give at least one picture")
+    steps, images = _vetted(eps, x)
     source = load(model)
     about = description(model, source.model, preprocessing)
     known = None if about is None or about.guessed else about.preprocessing.to_record()
-    common: dict[str, Any] = {"providers": providers, "threads": threads}
     step_away = compile(
-        source, "fgsm", output=output, preprocessing=known, eps="input", lo=lo, hi=hi, **common
+        source,
+        "fgsm",
+        output=output,
+        preprocessing=known,
+        providers=providers,
+        threads=threads,
+        eps="input",
+        lo=lo,
+        hi=hi,
     )
     of = scored(source, "logit", output=output)
     session = open_session(score_model(of), None, providers, threads=threads)
-
-    def classes(pictures: Floats) -> npt.NDArray[np.int64]:
-        (found,) = run(session, {of.x.name: pictures}).values()
-        return np.asarray(found.argmax(axis=1), np.int64)
-
     images = np.ascontiguousarray(images, of.x.dtype)
-    before = classes(images)
-    smallest = np.full(len(images), np.inf)
-    last, after = images.copy(), np.empty((len(steps), len(images)), np.int64)
-    for i, step in enumerate(steps):
-        fed = np.full((len(images), 1), step, images.dtype)
-        moved = step_away(images, target=label, eps=fed).results[ADVERSARIAL]
-        after[i] = classes(moved)
+    before, after = _classes(session, of.x.name, images), []
+    last, smallest = images.copy(), np.full(len(images), np.inf)
+    for step in steps:
+        moved = step_away(images, target=label, eps=np.full((len(images), 1), step)).results[ADVERSARIAL]
+        after.append(_classes(session, of.x.name, moved))
         going = np.isinf(smallest)
         last[going] = moved[going]
-        smallest[going & (after[i] != before)] = step
-    return Flips(steps, before, after, smallest, last)
+        smallest[going & (after[-1] != before)] = step
+    return Flips(steps, before, np.stack(after), smallest, last)
+
+
+def _vetted(eps: Sequence[float], x: npt.ArrayLike) -> tuple[tuple[float, ...], Floats]:
+    steps, images = tuple(sorted(float(step) for step in eps)), np.asarray(x)
+    if not steps or not np.isfinite(steps).all() or steps[0] < 0:
+        raise OptionError(f"eps={list(eps)!r}: give at least one step, none of them below 0")
+    if images.ndim < 1 or not len(images):
+        raise ImageError(f"x has the shape {list(images.shape)}; give at least one picture")
+    return steps, images
+
+
+def _classes(session: InferenceSession, name: str, pictures: Floats) -> npt.NDArray[np.int64]:
+    (found,) = run(session, {name: pictures}).values()
+    return np.asarray(np.asarray(found, np.float64).argmax(axis=1), np.int64)
 
 
 __all__ = ["SWEEP", "Flips", "smallest_flip"]

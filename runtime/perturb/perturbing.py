@@ -74,7 +74,8 @@ def perturb(
         given = parse_budget(budget)
         tried = jobs if given.seconds is None else opened.tried(jobs, classes)
         jobs = within(opened.prober, tried, given, fit_budget)
-    return opened.run(jobs[0], classes, progress)
+    found = opened.run(jobs[0], classes, progress)
+    return dataclasses.replace(found, record={**found.record, "windows": opened.engines})
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,11 @@ class Opened:
         """Labels, where the scores are those of classes."""
         fits = self.labels is not None and len(self.labels) == len(self.prober.base)
         return self.labels if fits and self.prober.of.score in KINDS else None
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """Size of windows -> how they were evaluated, and why."""
+        return {f"{height} x {width}": how for (height, width), how in self.prober.engines.items()}
 
     def name(self, index: int) -> str:
         known = self._names()

@@ -119,7 +119,9 @@ class Prober:
 
     def in_layout(self, planes: Array) -> Array:
         """(b, channels, height, width) -> the model's layout."""
-        made: Array = np.moveaxis(planes, 1, self.of.channel_axis).astype(self.of.x.dtype, order="C", copy=False)
+        made: Array = np.moveaxis(planes, 1, self.of.channel_axis).astype(
+            self.of.x.dtype, order="C", copy=False
+        )
         return made
 
     @cached_property
@@ -142,7 +144,8 @@ class Prober:
     @cached_property
     def base(self) -> Array:
         """The scores of the image itself, (K,)."""
-        return self.scores(self.image)[0]
+        found: Array = self.scores(self.image)[0]
+        return found
 
     @property
     def top(self) -> int:
@@ -202,15 +205,17 @@ class Prober:
         fills: Fills,
         classes: Sequence[int] | None = None,
         tell: Progress | None = None,
+        cone: Incremental | None = None,
     ) -> Array:
         """Scores (P, K or len(classes)) of copies with one window filled.
 
         places: (P, 2), row and column of the top left corner; a place may come several times. size: (height, width) of
-        the window. fills: see `Fills`; indices may come in any order. OptionError for a window that leaves the image.
+        the window. fills: see `Fills`; indices may come in any order. cone: of `incremental`, made for more windows
+        than these; by default the one for their number. OptionError for a window that leaves the image.
         """
         self._vet(places, size)
         found = np.empty((len(places), len(self.base) if classes is None else len(classes)), np.float32)
-        done, cone = 0, self._incremental(size, len(places))
+        done, cone = 0, cone or self.incremental(size, len(places))
         for index in self._runs(places, cone):
             fill = np.asarray(fills(index), self.of.x.dtype, order="C")
             if cone is None:
@@ -236,8 +241,8 @@ class Prober:
             copy[:, r : r + size[0], c : c + size[1]] = new
         return copies
 
-    def _incremental(self, size: tuple[int, int], count: int) -> Incremental | None:
-        """The incremental engine for one size of window, made once; None where whole copies are run."""
+    def incremental(self, size: tuple[int, int], count: int) -> Incremental | None:
+        """The incremental engine for so many windows of one size, made once; None where whole copies are run."""
         asked = self.asked.engine
         if asked == "full" or (asked == "auto" and count < self.chunk):
             return None

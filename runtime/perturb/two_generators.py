@@ -37,7 +37,7 @@ def explain_by_generators(
 
     similar, adversarial: models from the classifier's input space into itself, of one input and one output; g_s(x) is
     meant to keep the class of x, g_a(x) to change it. The file's outputs are f's own, `attribution` R, `similar`
-    g_s(x), `adversarial` g_a(x), all (N, ...), and `kept` and `flipped`, bool (N,): whether f says so. In a Result
+    g_s(x), `adversarial` g_a(x), all (N, ...), and `kept` and `flipped`, bool (N, 1): whether f says so. In a Result
     they are `attribution` and `results[...]`. With target="input" the class that they are about is fed, -1 being that
     of f(x). Everything else as `compile`; this is its method "adversarial", with models of a lower opset lifted first,
     for a file has one.

@@ -178,7 +178,7 @@ def test_windows_of_one_pixel_with_a_baseline(baseline: Any) -> None:
     model, w = linear((2, 3, 4))
     x = np.random.default_rng(8).normal(size=(2, 2, 3, 4)).astype(np.float32)
     fed = {"baseline": np.full((1, 2, 3, 4), 2.0)} if baseline == "input" else {}
-    base = {"zeros": 0.0, "input": 2.0}.get(baseline, baseline)
+    base = {"zeros": 0.0, "input": 2.0, 0.5: 0.5}[baseline]
     made = onnxplain.compile(model, "pda.gradient", k=1, baseline=baseline, score="logit")
     assert made(x, target=1, **fed).attribution == pytest.approx(w[1] * (x - base), abs=1e-5)
 

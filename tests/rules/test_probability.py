@@ -136,7 +136,8 @@ def _image(method: str, model: onnx.ModelProto) -> None:
     model.graph.node.insert(0, helper.make_node("Flatten", ["picture"], ["x"], axis=1))
     del model.graph.input[:]
     model.graph.input.append(helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, ["N", 1, 2, 3]))
-    onnxplain.compile(model, method, **({"k": 1} if method == "pda.gradient" else {}))
+    options: dict[str, Any] = {"k": 1} if method == "pda.gradient" else {}
+    onnxplain.compile(model, method, **options)
 
 
 def test_the_cross_entropy_is_taken_of_logits() -> None:

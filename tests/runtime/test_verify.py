@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "integrated-gradients": {"steps": 8},
     "occlusion.graph": {"k": 3},
     "rise.graph": {"n": 40, "grid": 3},
+    "pda.gradient": {"k": 3},
 }
 METHODS = [
     name for name, method in onnxplain.methods().items() if method.maps and not name.startswith("pattern")

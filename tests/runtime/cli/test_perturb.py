@@ -69,6 +69,7 @@ def test_a_picture_with_its_numbers_and_record(cli: Cli, digit: Path) -> None:
         and record["model"] == LENET.name
         and record["image"] == "digit.png"
     )
+    assert list(record["windows"]) in ([], ["7 x 7"]), "few windows are run whole, without a word"
     (done,) = record["methods"]
     assert done["settings"]["stride"] == 7 and done["forwards"] == 16 and done["estimated_seconds"] > 0
     with Image.open(cli.folder / "o.png") as figure:
@@ -90,6 +91,19 @@ def test_several_methods_stand_side_by_side(cli: Cli, digit: Path) -> None:
     assert [s.get("seed") for s in settings] == [None, 5, 5]
     with Image.open(cli.folder / "s.jpg") as figure:
         assert figure.width > 7 * 256
+
+
+def test_engines_agree_and_are_recorded(cli: Cli, digit: Path) -> None:
+    """To rounding of float32 over a few layers: 1e-5 of scores up to 1."""
+    words = (LENET, digit, "--set", "k=7", "--set", "stride=3", "--threads", 1)
+    for engine in ("full", "incremental"):
+        works(cli, *words, "--engine", engine, "-o", f"{engine}.png")
+    (full, _), (fast, record) = numbers(cli, "full"), numbers(cli, "incremental")
+    np.testing.assert_allclose(fast["maps"], full["maps"], atol=1e-5)
+    assert (
+        record["windows"]["7 x 7"].startswith("incremental")
+        and record["methods"][0]["engine"] == "incremental"
+    )
 
 
 def test_the_seed_decides(cli: Cli, digit: Path) -> None:

@@ -8,22 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from onnxplain.rewriter.errors import OptionError
 from onnxplain.runtime.lanes import Progress
 from onnxplain.runtime.perturb import budget
 from onnxplain.runtime.perturb.budget import Budget, Estimate, Job, estimate, fitting, parse_budget, within
-from onnxplain.runtime.perturb.probing import Array, Asked, Prober
+from onnxplain.runtime.perturb.probing import ENGINES, Array, Asked, Prober
 from onnxplain.runtime.perturb.technique import Technique
-from tests.runtime.perturb.slabs import SLABS, Settings
+from tests.runtime.perturb.slabs import SLABS, Settings, run
 from tests.runtime.small import picture
 
 X = np.random.default_rng(3).normal(size=(1, 2, 3, 4)).astype(np.float32)
 
 
-def prober(batch: int = 4) -> Prober:
-    return Prober(picture(), X, Asked("output", batch=batch))
+def prober(batch: int = 4, engine: str = "full") -> Prober:
+    return Prober(picture(), X, Asked("output", batch=batch, engine=engine))
 
 
 def job(of: Prober, each: float = 1.0, technique: Technique = SLABS, **settings: Any) -> Job:
@@ -85,42 +86,56 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, clock: Clock, name: str) -> list[int]:
-    """The sizes of the runs that reach the prober itself; the first takes a second longer, a copy 1 ms."""
+def watched(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[int]:
+    """The sizes of the runs; the first takes a second longer, a copy 1 ms."""
     sizes: list[int] = []
-    real = getattr(Prober, name)
+    real = Prober._run
 
-    def count(self: Prober, first: Array, *rest: Any, **more: Any) -> Array:
-        sizes.append(len(first) if name == "windows" else rest[0])
-        found: Array = real(self, first, *rest, **more)
+    def count(self: Prober, session: Any, feeds: Any) -> Array:
+        found = real(self, session, feeds)
+        sizes.append(len(found))
         clock.sleep(0.001 * sizes[-1] + (len(sizes) == 1))
         return found
 
-    monkeypatch.setattr(Prober, name, count)
+    monkeypatch.setattr(Prober, "_run", count)
     return sizes
 
 
-def test_a_trial_runs_three_chunks_and_counts_none(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    sizes = watched(monkeypatch, clock, "windows")
-    of = prober()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_trial_runs_three_chunks_and_counts_none(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, engine: str
+) -> None:
+    of = prober(engine=engine)
+    of.base  # noqa: B018 - not part of the trial
+    sizes = watched(monkeypatch, clock)
     found = tried(of)
     assert sizes == [4, 4, 4] and of.forwards == 0
     assert found.forwards == 48 and found.total == pytest.approx(0.048)
     assert found.each == pytest.approx(0.001), "the first chunk warms up"
 
 
-def test_a_trial_stays_inside_small_work(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    sizes = watched(monkeypatch, clock, "windows")
-    tried(prober(batch=64), samples=1)
-    assert sizes == [11, 9, 5], "from an eighth, a quarter and five eighths of 12 copies to their end"
+def test_a_trial_uses_what_the_work_will_use() -> None:
+    """Sessions that it opens are those of the run, for as many windows."""
+    of = prober(engine="incremental")
+    tried(of)
+    held = dict(of._cones)
+    assert held and run(of, Settings(), (0,), None).shape == (1, 3, 4)
+    assert of._cones == held
+
+
+def test_a_trial_of_work_that_fits_one_run(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    of = prober(batch=64)
+    of.base  # noqa: B018
+    sizes = watched(monkeypatch, clock)
+    assert tried(of, samples=1).each == pytest.approx(0.001) and sizes == [12, 12, 12]
 
 
 def test_masks_are_tried_alike(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    sizes = watched(monkeypatch, clock, "masked")
+    sizes = watched(monkeypatch, clock)
     asked: list[int] = []
 
     def run(of: Prober, s: Settings, classes: Sequence[int], tell: Progress | None) -> Array:
-        def masks(index: np.ndarray) -> Array:
+        def masks(index: npt.NDArray[np.int64]) -> Array:
             asked.extend(index.tolist())
             return np.ones((len(index), *of.size), np.float32)
 
@@ -128,8 +143,9 @@ def test_masks_are_tried_alike(monkeypatch: pytest.MonkeyPatch, clock: Clock) ->
         raise AssertionError("a trial does not do all of the work")
 
     technique = dataclasses.replace(SLABS, forwards=lambda of, s: 40, run=run)
-    assert tried(prober(), technique).forwards == 40
-    assert sizes == [4, 4, 4] and asked == [5, 6, 7, 8, 10, 11, 12, 13, 25, 26, 27, 28]
+    found = tried(prober(), technique)
+    assert found.forwards == 40 and found.each == pytest.approx(0.001)
+    assert sizes == [4, 4, 4] and asked == [4, 5, 6, 7, 8, 9, 10, 11, 24, 25, 26, 27]
 
 
 def test_work_in_many_calls_is_timed_by_its_steps(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:

@@ -61,10 +61,15 @@ def test_a_name_of_the_registry() -> None:
 
 
 def test_the_record_says_what_was_done() -> None:
-    found = slabs(value=0.5, target=1)
+    found = slabs(value=0.5, target=1, engine="full")
     record = found.record
     assert record["settings"]["value"] == 0.5 and record["classes"] == [1] and record["score"] == "output"
-    assert record["engine"] == "auto" and record["batch"] == 32 and record["changed"] == {}
+    assert (
+        record["engine"] == "full"
+        and record["windows"] == {}
+        and record["batch"] == 32
+        and record["changed"] == {}
+    )
     assert len(record["sha256"]) == 64 and record["seconds"] == found.seconds
     assert record["estimated_seconds"] is None and record["forwards"] == record["expected_forwards"] == 48
 

@@ -57,9 +57,9 @@ def test_what_the_file_computes() -> None:
     assert result.attribution.tolist() == [[9, 1, 0], [0, 2, 1], [15, 1, 2]]
     assert result.results["similar"].tolist() == (2 * x).tolist()
     assert result.results["adversarial"].tolist() == (x * [-1, 1, 1]).tolist()
-    assert result.results["kept"].tolist() == [True, True, True]
-    assert result.results["flipped"].tolist() == [True, False, True]
-    assert result.results["kept"].dtype == bool and result.results["kept"].shape == (3,)
+    assert result.results["kept"][:, 0].tolist() == [True, True, True]
+    assert result.results["flipped"][:, 0].tolist() == [True, False, True]
+    assert result.results["kept"].dtype == bool and result.results["kept"].shape == (3, 1)
     assert result.outputs["y"].tolist() == x.tolist()
     assert made.card.outputs == ("attribution", "similar", "adversarial", "kept", "flipped")
 
@@ -69,7 +69,9 @@ def test_the_checks_are_about_the_class_that_is_named(target: Any) -> None:
     made = explain_by_generators(linear(), scaled([1, 1, 1]), scaled([-1, 1, 1]), target=target)
     x = np.array([[3, 1, 0]], F)
     result = made(x, target=1) if target == "input" else made(x)
-    assert result.results["kept"].tolist() == [False] and result.results["flipped"].tolist() == [False]
+    assert result.results["kept"][:, 0].tolist() == [False] and result.results["flipped"][:, 0].tolist() == [
+        False
+    ]
 
 
 @pytest.mark.parametrize(("squash", "head"), [(None, "logits"), ("Sigmoid", "logits"), ("Sigmoid", "prob")])
@@ -77,8 +79,8 @@ def test_a_single_score_has_two_classes(squash: str | None, head: str) -> None:
     """Both sides of 0, or of ½ for a probability."""
     made = explain_by_generators(linear(squash, 1), scaled([0.1, 1, 1]), scaled([-0.1, 1, 1]), head=head)
     result = made(np.array([[3, 1, 0], [-2, 1, 0]], F))
-    assert result.results["kept"].tolist() == [True, True]
-    assert result.results["flipped"].tolist() == [True, True]
+    assert result.results["kept"][:, 0].tolist() == [True, True]
+    assert result.results["flipped"][:, 0].tolist() == [True, True]
     same = explain_by_generators(linear(squash, 1), scaled([-1, 1, 1]), scaled([1, 1, 1]), head=head)
     result = same(np.array([[3, 1, 0], [-2, 1, 0]], F))
     assert not result.results["kept"].any() and not result.results["flipped"].any()
@@ -103,7 +105,7 @@ def test_all_three_are_what_they_were(tmp_path: Path) -> None:
     dark = run(DARK.SerializeToString(), "x", x)["y"]
     assert np.array_equal(found["adversarial"], dark)
     flips = run(LENET.read_bytes(), "image", dark)["logits"].argmax(1) != plain.argmax(1)
-    assert np.array_equal(found["flipped"], flips) and 0 < flips.sum()
+    assert np.array_equal(found["flipped"][:, 0], flips) and 0 < flips.sum()
     assert found["kept"].all()
     assert made.save(tmp_path / "a.onnx").stat().st_size < 1.05 * LENET.stat().st_size
 
@@ -131,7 +133,7 @@ def test_saved_loaded_shown_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "out.png").stat().st_size > 1000
     shown = CliRunner().invoke(app, ["show", str(path)])
     assert shown.exit_code == 0
-    for word in ("kept bool [N]", "flipped bool [N]", "method  adversarial"):
+    for word in ("kept bool [N, 1]", "flipped bool [N, 1]", "method  adversarial"):
         assert word in " ".join(shown.output.split(" ")) or word.replace("  ", " ") in shown.output
 
 
@@ -164,7 +166,7 @@ def test_opsets_are_merged(opsets: tuple[int, int, int]) -> None:
 
 def test_opsets_of_the_plain_method_must_agree() -> None:
     with pytest.raises(
-        ModelError, match="the generator 'adversarial' has opset 21 of 'ai.onnx', the model 18"
+        ModelError, match=r"the generator 'adversarial' has opset 21 of 'ai.onnx', the model 18"
     ):
         onnxplain.compile(
             linear(), "adversarial", similar=scaled([1, 1, 1]), adversarial=scaled([1, 1, 1], 21)
@@ -193,14 +195,14 @@ def test_what_does_not_fit() -> None:
     wide = net("g (float[N,4] x) => (float[N,4] y) { y = Relu (x) }")
     good = scaled([1, 1, 1])
     with pytest.raises(
-        ModelError, match="the generator 'adversarial': its input 'x' is .*works in the model's"
+        ModelError, match=r"the generator 'adversarial': its input 'x' is .*works in the model's"
     ):
         explain_by_generators(linear(), good, wide)
     with pytest.raises(ModelError, match="the generator 'similar': its input"):
         explain_by_generators(linear(), wide, good)
     with pytest.raises(OptionError, match="adversarial: similar= is missing: an ONNX model"):
         onnxplain.compile(linear(), "adversarial")
-    with pytest.raises(OptionError, match="an ONNX model is needed .* not 3"):
+    with pytest.raises(OptionError, match=r"an ONNX model is needed .* not 3"):
         onnxplain.compile(linear(), "adversarial", similar=3, adversarial=good)
     with pytest.raises(ModelError, match="no model file at"):
         explain_by_generators(linear(), "missing.onnx", good)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from scipy import ndimage
 from scipy.stats import spearmanr
 
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 MODEL = models.path("mnist_lenet")
 SIDE, K, L = 28, 4, 8
-SAMPLES, FEWER = 100, 40
+SAMPLES, FEWER = 100, 20
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 TEN = 10
 """Samples of a window in the paper."""
@@ -46,7 +47,6 @@ class Data:
     """Digits as the model sees them, (N, 1, 28, 28), the ten that are shown, and Gaussians fitted on `others`."""
 
     x: Floats
-    labels: npt.NDArray[np.int64]
     others: Floats
     shown: tuple[int, ...]
     more: tuple[int, ...]
@@ -70,10 +70,9 @@ def data() -> Data:
     others = x[:1000]
     return Data(
         x,
-        labels,
         others,
         tuple(int(found[0]) for found in by_digit),
-        tuple(int(i) for found in by_digit for i in found[1:5]),
+        tuple(int(i) for found in by_digit for i in found[1:3]),
         fit_gaussian(others, Patches(patch=L), raw_input=True),
         fit_gaussian(others, Patches(patch=18), raw_input=True),
     )
@@ -93,8 +92,9 @@ def probe(image: Floats, score: str = "probability", engine: str = "incremental"
 @dataclass(frozen=True, eq=False)
 class Sampled:
     """What LeNet says of one digit with each window filled. p: probability of the top class for every sample,
-    (windows, S); geometric: normalised geometric mean of all samples (windows,); at: probability with one fill: the
-    exact mean of Algorithm 2, the mean of the first ten samples, of the next ten, of `FEWER`."""
+    (windows, S); geometric: normalised geometric mean of all samples (windows,); at: probability with one fill: "mean",
+    that of Algorithm 2, "clipped" the same within [0, 1], and the mean of the first "ten" samples, the "next" ten, of
+    "many" (`FEWER`)."""
 
     prober: Prober
     of: Mean
@@ -102,10 +102,14 @@ class Sampled:
     geometric: Doubles
     at: Mapping[str, Doubles]
 
+    def maps(self, p: Doubles) -> Doubles:
+        """WE / counts of P(c | x without window), (windows, maps) -> (maps, height, width)."""
+        values = differences(self.prober, self.of, p, [self.prober.top] * p.shape[1])
+        return average(PLACES, K, values, self.prober.size)
+
     def map(self, p: Doubles) -> Doubles:
-        """WE / counts of P(c | x without window), (windows,)."""
-        values = differences(self.prober, self.of, p[:, None], [self.prober.top])
-        return average(PLACES, K, values, self.prober.size)[0]
+        """Of one, (windows,)."""
+        return np.asarray(self.maps(p[:, None])[0])
 
     def first(self, start: int, stop: int) -> Doubles:
         """The map of Algorithm 1 from some of the samples."""
@@ -117,7 +121,7 @@ class Sampled:
         return self.map(self.at["mean"])
 
 
-def sample(of: Data, index: int, variant: Literal["marginal", "conditional", "unclipped"], samples: int) -> Sampled:
+def sample(of: Data, index: int, variant: str, samples: int) -> Sampled:
     """The fills are those of `pda.sampling` with seed 0: the first S of them are what it takes for samples=S."""
     prober, settings = probe(of.x[index]), Mean(**of.settings(variant))
     fills, mean = _fills(prober.planes, settings, samples)
@@ -129,9 +133,12 @@ def sample(of: Data, index: int, variant: Literal["marginal", "conditional", "un
     logs = np.log(np.maximum(p, np.finfo(np.float32).tiny)).reshape(len(PLACES), samples, -1).mean(axis=1)
     powers = np.exp(logs)
     top = prober.top
-    means = {"ten": fills[:, :TEN], "next": fills[:, TEN : 2 * TEN], "many": fills[:, :FEWER]}
-    at = {name: scores(PLACES, part.mean(axis=1))[:, top] for name, part in means.items()}
-    at["mean"] = scores(PLACES, mean)[:, top]
+    means = {"mean": mean}
+    if samples >= FEWER:
+        parts = {"ten": fills[:, :TEN], "next": fills[:, TEN : 2 * TEN], "many": fills[:, :FEWER]}
+        means |= {name: part.mean(axis=1) for name, part in parts.items()}
+        means["clipped"] = np.clip(mean, 0.0, 1.0)
+    at = {name: scores(PLACES, fill)[:, top] for name, fill in means.items()}
     return Sampled(
         prober,
         settings,
@@ -139,6 +146,10 @@ def sample(of: Data, index: int, variant: Literal["marginal", "conditional", "un
         powers[:, top] / powers.sum(axis=1),
         at,
     )
+
+
+def sample_all(of: Data, indices: Sequence[int], variant: str, samples: int) -> list[Sampled]:
+    return both_cores(lambda index: sample(of, index, variant, samples), indices)
 
 
 def _fills(planes: Floats, of: Mean, samples: int) -> tuple[Floats, Floats]:
@@ -149,10 +160,15 @@ def _fills(planes: Floats, of: Mean, samples: int) -> tuple[Floats, Floats]:
 
     if of.gaussian is not None:
         around = Surroundings(of.gaussian, planes, (K, K))
-        return around.samples(PLACES, samples, random).astype(np.float32), around.means(PLACES).astype(np.float32)
+        return around.samples(PLACES, samples, random).astype(np.float32), around.means(PLACES).astype(
+            np.float32
+        )
     assert of.images is not None
     mean = of.images.mean(axis=0, dtype=np.float64).astype(np.float32)
-    drawn = [of.images[random(r, c).permutation(len(of.images))[:samples], :, r : r + K, c : c + K] for r, c in PLACES]
+    drawn = [
+        of.images[random(r, c).permutation(len(of.images))[:samples], :, r : r + K, c : c + K]
+        for r, c in PLACES
+    ]
     return np.stack(drawn), np.stack([mean[:, r : r + K, c : c + K] for r, c in PLACES])
 
 
@@ -172,18 +188,36 @@ def evidence(a: Doubles, b: Doubles) -> npt.NDArray[np.bool_]:
     return np.asarray((np.abs(a) > 0.01 * np.abs(a).max()) | (np.abs(b) > 0.01 * np.abs(b).max()))
 
 
-def noise(sampled: Sequence[Sampled]) -> dict[int, float]:
-    """S -> standard deviation of Algorithm 1's map over repeats, root mean square over pixels and digits. The samples
-    are cut into as many repeats as there are."""
-    found = {}
-    for count in STEPS[:-1]:
-        variances = []
-        for one in sampled:
-            repeats = one.p.shape[1] // count
-            maps = [one.first(i * count, (i + 1) * count) for i in range(repeats)]
-            variances.append(np.var(maps, axis=0, ddof=1).mean())
-        found[count] = float(np.sqrt(np.mean(variances)))
-    return found
+@dataclass(frozen=True)
+class Noise:
+    """Of Algorithm 1's map, root mean square over pixels and digits. deviation: over repeats; mean: over pixels and
+    digits of the mean map, which tells whether few samples are biased."""
+
+    deviation: float
+    mean: float
+
+
+def noise(
+    sampled: Sequence[Sampled], odds: Literal["log2-odds", "difference"], orders: int = 5
+) -> dict[int, Noise]:
+    """By S. The samples are cut into as many repeats as there are, in several orders, for there are few repeats of
+    many samples. odds: in bits, or of probabilities."""
+    random = np.random.default_rng(0)
+    counts = STEPS[:-1]
+    variances, means = np.zeros(len(counts)), np.zeros(len(counts))
+    for one in sampled:
+        mine = dataclasses.replace(one, of=dataclasses.replace(one.of, odds=odds))
+        for _ in range(orders):
+            p = one.p[:, random.permutation(one.p.shape[1])]
+            for i, count in enumerate(counts):
+                maps = mine.maps(p.reshape(len(PLACES), -1, count).mean(axis=2))
+                variances[i] += np.var(maps, axis=0, ddof=1).mean()
+                means[i] += maps.mean()
+    runs = len(sampled) * orders
+    return {
+        count: Noise(float(np.sqrt(v / runs)), float(m / runs))
+        for count, v, m in zip(counts, variances, means, strict=True)
+    }
 
 
 def slope(curve: Mapping[int, float]) -> float:
@@ -233,7 +267,7 @@ class Move:
 
 def _zoomed(image: Doubles, factor: float) -> Doubles:
     centre = (SIDE - 1) / 2
-    return ndimage.affine_transform(image, np.eye(2) / factor, centre - centre / factor, order=1)
+    return np.asarray(ndimage.affine_transform(image, np.eye(2) / factor, centre - centre / factor, order=1))
 
 
 def _turn(angle: float) -> Move:
@@ -251,7 +285,11 @@ MOVES = (
     ),
     _turn(15),
     _turn(-15),
-    Move("cropped, enlarged 1.25 times", lambda image: _zoomed(image, 1.25), lambda image: _zoomed(image, 1 / 1.25)),
+    Move(
+        "cropped, enlarged 1.25 times",
+        lambda image: _zoomed(image, 1.25),
+        lambda image: _zoomed(image, 1 / 1.25),
+    ),
     Move("flipped left to right", np.fliplr, np.fliplr),
     Move("turned by 90°", np.rot90, lambda image: np.rot90(image, -1)),
 )
@@ -294,34 +332,36 @@ class Third:
 
 
 def third(of: Data, counted: Counted) -> list[Third]:
-    options = {"k": K, "gaussian": of.gaussian, "target": "top", "threads": 1}
+    options: dict[str, Any] = {"k": K, "gaussian": of.gaussian, "target": "top", "threads": 1}
     made = {
-        score: onnxplain.compile(MODEL, "pda.gradient", score=score, **options) for score in ("probability", "logit")
+        score: onnxplain.compile(MODEL, "pda.gradient", score=score, **options)
+        for score in ("probability", "logit")
     }
 
     def run(number: int) -> Third:
         image = of.x[of.shown[number]]
-        gradients = [made[s](image[None]).attribution[0, 0].astype(np.float64) for s in ("probability", "logit")]
+        gradients = [
+            made[s](image[None]).attribution[0, 0].astype(np.float64) for s in ("probability", "logit")
+        ]
+        settings = {"odds": "difference", **of.settings("conditional")}
         plain = [
-            perform(probe(image, s, "full"), PDA_MEAN, odds="difference", **of.settings("conditional")).maps[0]
+            perform(probe(image, s, "full"), PDA_MEAN, **settings).maps[0].astype(np.float64)
             for s in ("probability", "logit")
         ]
         odds = counted.found[number].maps[0].astype(np.float64)
-        return Third(*gradients, odds, *(heat.astype(np.float64) for heat in plain))
+        return Third(gradients[0], gradients[1], odds, plain[0], plain[1])
 
     return [run(number) for number in range(len(of.shown))]
 
 
-def passes() -> tuple[int, int, int]:
+def passes(of: Data) -> tuple[int, int, int]:
     """Layers with weights in LeNet, nodes that stand for one in the forward part of the file of Algorithm 3, and in the
     backward part."""
-    made = onnxplain.compile(MODEL, "pda.gradient", target="top", k=K).model
+    made = onnxplain.compile(MODEL, "pda.gradient", target="top", k=K, gaussian=of.gaussian).model
     kinds = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     weighted = [node.name for node in made.graph.node if node.op_type in kinds]
     forward = [name for name in weighted if not name.startswith("bwd/")]
     backward = [name for name in weighted if any(name.startswith(f"bwd/{layer}/") for layer in forward)]
-    import onnx
-
     layers = sum(node.op_type in kinds for node in onnx.load(MODEL).graph.node)
     return layers, len(forward), len(backward)
 

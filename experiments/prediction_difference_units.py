@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from prediction_difference_runs import K, Data, both_cores, probe
+from prediction_difference_runs import Data, K, both_cores, probe
 from scipy.stats import norm
 
 from onnxplain.runtime.perturb.gaussian import Gaussian, Surroundings
@@ -24,7 +24,9 @@ ALIVE = 1e-4
 """A unit whose deviation is below this hears nothing of the window; its ratio is left out."""
 
 
-def draws(gaussian: Gaussian, image: Floats, place: tuple[int, int], k: int, samples: int) -> tuple[Floats, Floats]:
+def draws(
+    gaussian: Gaussian, image: Floats, place: tuple[int, int], k: int, samples: int
+) -> tuple[Floats, Floats]:
     """Samples (S, 1, k, k) of one window, and its conditional mean (1, k, k)."""
     around = Surroundings(gaussian, image, (k, k))
     where = np.array([place])
@@ -70,7 +72,9 @@ def units(of: Data, number: int, layer: str, place: tuple[int, int], samples: in
 
 
 def joined(parts: list[Units]) -> Units:
-    return Units(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "deviation", "error")))
+    return Units(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("mean", "deviation", "error"))
+    )
 
 
 def all_units(of: Data, layer: str, place: tuple[int, int], samples: int) -> Units:
@@ -83,7 +87,7 @@ def monte_carlo(count: int = 1_000_000) -> dict[float, tuple[float, float]]:
     z = np.random.default_rng(0).standard_normal(count)
     found = {}
     for ratio in (0.0, 0.5, 1.0, -1.0, 2.0, -3.0, 4.0):
-        drawn = float(np.maximum(z + ratio, 0).mean() - max(ratio, 0.0))
+        drawn = float(np.maximum(z + ratio, 0).mean() - max((z + ratio).mean(), 0.0))
         found[ratio] = (drawn, float(rectifier_error(ratio, 1.0)))
     return found
 

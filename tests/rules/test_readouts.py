@@ -29,7 +29,7 @@ Wide = NDArray[np.float64]
 
 KEEPING = ("minmax", "sym", "centre", "unit", "max")
 CHAINS = [
-    *REDUCING,
+    *sorted(REDUCING),
     *KEEPING,
     *(f"{a},{b}" for a, b in itertools.product(sorted(REDUCING), ("minmax", "sym", "centre", "unit"))),
     *(f"{a},{b}" for a, b in itertools.product(("minmax", "sym", "centre"), sorted(REDUCING))),

@@ -86,7 +86,11 @@ def test_pointwise(op: str) -> None:
     _agrees(Probe(one_node(op, {"x": (["N", 6], F)}, rank=2), {"x": x}), f, x)
 
 
-@pytest.mark.parametrize(("op", "attributes", "f", "opset"), SETTINGS, ids=lambda value: None if callable(value) else str(value)[:40])
+@pytest.mark.parametrize(
+    ("op", "attributes", "f", "opset"),
+    SETTINGS,
+    ids=lambda value: None if callable(value) else str(value)[:40],
+)
 def test_with_settings(
     op: str, attributes: dict[str, Any], f: Callable[[Tensor], Tensor], opset: int
 ) -> None:

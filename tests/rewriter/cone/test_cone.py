@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +75,11 @@ def small(name: str) -> onnx.ModelProto:
         text = f"{second}) {first}) {third}"
     graph = net(f"g (float[N,3,11,12] x) => (float[N,K] y) {{ {text} {HEAD} }}")
     values = {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}
-    values |= {"lo": np.float32(-0.8), "hi": np.float32(1.5), "one": np.array([1])}
+    values |= {"lo": np.array(-0.8, np.float32), "hi": np.array(1.5, np.float32)}
+    tensors: dict[str, npt.NDArray[Any]] = {**values, "one": np.array([1])}
     used = {i for node in graph.graph.node for i in node.input}
     graph.graph.initializer.extend(
-        onnx.numpy_helper.from_array(np.asarray(value), key) for key, value in values.items() if key in used
+        onnx.numpy_helper.from_array(value, key) for key, value in tensors.items() if key in used
     )
     return graph
 

@@ -56,7 +56,7 @@ def test_a_span_holds_every_cell_that_changes(seed: int, count: int) -> None:
         canvas, after = through(span, window, outputs, groups)
         graph = reads(window, span.length, outputs)
         for r, old in enumerate(changed):
-            new = graph[:, old].any(axis=1)
+            new: Bools = np.asarray(graph[:, old].any(axis=1))
             assert not (new & ~marked(after, r)).any()
             assert canvas.start[r] <= span.start[r] and span.end[r] <= canvas.end[r]
             assert not (graph[marked(after, r)].any(axis=0) & ~marked(canvas, r)).any()

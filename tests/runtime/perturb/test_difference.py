@@ -25,6 +25,7 @@ from onnxplain.runtime.perturb.difference import (
 )
 from onnxplain.runtime.perturb.gaussian import Gaussian, Surroundings
 from onnxplain.runtime.perturb.gaussian_fit import Patches, fit_gaussian
+from onnxplain.runtime.perturb.incremental import Incremental
 from onnxplain.runtime.perturb.probing import Asked, Fills, Places, Prober
 from onnxplain.runtime.perturb.technique import perform
 from tests.runtime.small import model_of
@@ -259,9 +260,10 @@ class Watched(Prober):
         fills: Fills,
         classes: Sequence[int] | None = None,
         tell: Progress | None = None,
+        cone: Incremental | None = None,
     ) -> npt.NDArray[np.float32]:
         self.seen = [fills(np.arange(len(places)))]
-        return super().windows(places, size, fills, classes, tell)
+        return super().windows(places, size, fills, classes, tell, cone)
 
 
 def test_samples_are_clipped() -> None:

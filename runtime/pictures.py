@@ -211,10 +211,10 @@ def _caption(
         place = np.unravel_index(index, output.shape)
         return f"{aim['output']}[{', '.join(str(int(i)) for i in place)}]", float(flat[index])
     name = labels[index] if labels is not None and index < len(labels) else f"class {index}"
-    return name, float(_probabilities(flat, aim.get("squash"))[index])
+    return name, float(probabilities(flat, aim.get("squash"))[index])
 
 
-def _probabilities(values: Array, squash: str | None) -> Array:
+def probabilities(values: Array, squash: str | None) -> Array:
     """Of the output of a classifier: squash is the operator at its end, as far as the card knows."""
     if squash == "LogSoftmax":
         return np.asarray(np.exp(values))

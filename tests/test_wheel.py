@@ -15,9 +15,12 @@ from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"onnxplain": "src/onnxplain"} | {
-    f"onnxplain/{name}": name for name in ("models", "rewriter", "rules", "runtime")
+    f"onnxplain/{name}": name for name in ("models", "rewriter", "rules", "runtime", "web")
 }
-DATA = ("*.onnx", "*.json", "*.txt", "*.npz", "LICENSES.md", "photos/*.jpg")
+DATA = {
+    "onnxplain/models": ("*.onnx", "*.json", "*.txt", "*.npz", "LICENSES.md", "photos/*.jpg"),
+    "onnxplain/web": ("*.html", "*.css", "*.js", "*.svg", "package.json", "package-lock.json"),
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 VERSION = PROJECT["project"]["version"]
 
@@ -82,9 +85,9 @@ def expected_files() -> set[str]:
     found = set()
     for package, folder in FOLDERS.items():
         base = ROOT / folder
-        files = [file for file in base.rglob("*.py") if "egg-info" not in str(file)]
-        if package == "onnxplain/models":
-            files += [file for pattern in DATA for file in base.glob(pattern)]
+        skipped = ("egg-info", "node_modules")
+        files = [file for file in base.rglob("*.py") if not any(name in str(file) for name in skipped)]
+        files += [file for pattern in DATA.get(package, ()) for file in base.glob(pattern)]
         if package == "onnxplain":
             files.append(base / "py.typed")
         found |= {f"{package}/{file.relative_to(base).as_posix()}" for file in files}

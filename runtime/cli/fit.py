@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from ...rewriter.errors import OptionError
 from ...rules.patterns import Patterns
+from ..batch.fitting import gather_on, part_files
 from ..estimate import (
     ESTIMATORS,
     Plan,
@@ -37,6 +39,7 @@ from .options import (
     Resume,
     Shard,
     Threads,
+    Workers,
     shard_of,
     writable_beside,
 )
@@ -71,6 +74,7 @@ def patterns_command(
     head: Head = "logits",
     provider: Provider = None,
     threads: Threads = None,
+    workers: Workers = None,
     external_data: External = False,
 ) -> None:
     """Fit patterns in one pass over pictures.
@@ -82,10 +86,10 @@ def patterns_command(
     _known(estimators)
     writable_beside(out, model, images)
     plan = Plan(limit=limit, shard=shard_of(shard), batch=batch, partial=part, resume=resume)
-    with progress_bar("pictures") as tell:
-        found = gather(
-            model,
-            images,
+    parts = [part] if workers is None else part_files(plan, workers)
+    count = partial(gather, model, images) if workers is None else partial(gather_on, workers, model, images)
+    with progress_bar("pictures" if workers is None else "shards") as tell:
+        found = count(
             plan=plan,
             raw_input=raw_input,
             preprocessing=preprocess,
@@ -103,7 +107,8 @@ def patterns_command(
         print(
             f"{out}: statistics of {found.images} of {found.about['total']} pictures; join all with `fit merge`"
         )
-    part.unlink(missing_ok=True)
+    for path in parts:
+        path.unlink(missing_ok=True)
 
 
 @app.command("merge")

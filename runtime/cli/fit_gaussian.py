@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from ...rewriter.errors import ModelError, OptionError
 from ...rewriter.load import load
+from ..batch.fitting import gather_patches_on, part_files
 from ..compiling import description
 from ..describe import describe
 from ..estimate.fit import Plan
@@ -33,6 +35,7 @@ from .options import (
     RawInput,
     Resume,
     Shard,
+    Workers,
     shard_of,
     writable_beside,
 )
@@ -59,6 +62,7 @@ def gaussian_command(
     shard: Shard = None,
     resume: Resume = False,
     batch: Annotated[int, typer.Option(help="Pictures read ahead; no effect on the result.", min=1)] = 16,
+    workers: Workers = None,
     external_data: External = False,
 ) -> None:
     """Fit a Gaussian to patches of pictures, in one pass; for pda.sampling and pda.mean.
@@ -72,16 +76,17 @@ def gaussian_command(
     plan = Plan(limit=limit, shard=shard_of(shard), batch=batch, partial=part, resume=resume)
     of = Patches(patch, patches, seed, joint)
     preprocessing = _preprocessing(model, preprocess, raw_input, external_data)
-    with progress_bar("pictures") as tell:
-        sums = gather_patches(
-            images, of, preprocessing=preprocessing, raw_input=raw_input, plan=plan, progress=tell
-        )
+    parts = [part] if workers is None else part_files(plan, workers)
+    count = gather_patches if workers is None else partial(gather_patches_on, workers)
+    with progress_bar("pictures" if workers is None else "shards") as tell:
+        sums = count(images, of, preprocessing=preprocessing, raw_input=raw_input, plan=plan, progress=tell)
     if plan.shard is None:
         _save(gaussian_of(sums), out)
     else:
         save_patch_sums(sums, out)
         print(f"{out}: statistics of {sums.images} of {sums.wanted} pictures; join all with `fit merge`")
-    part.unlink(missing_ok=True)
+    for path in parts:
+        path.unlink(missing_ok=True)
 
 
 def merge(parts: Sequence[Path], out: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from ...rewriter.errors import ExplainError
-from . import bench, build, fit, inspect, perturb, picture, scope, verify
+from . import batch, bench, build, export, fit, inspect, perturb, picture, scope, serve, ui, verify
 
 app = typer.Typer(
     name="onnxplain",
@@ -24,11 +24,15 @@ app.command("perturb")(perturb.perturb_command)
 app.command("check")(inspect.check_command)
 app.command("show")(inspect.show_command)
 app.command("verify")(verify.verify_command)
+app.command("batch")(batch.batch_command)
 app.command("bench")(bench.bench_command)
+app.command("ui")(ui.ui_command)
+app.command("serve")(serve.serve_command)
 app.command("methods")(inspect.methods_command)
 app.command("demo")(picture.demo_command)
 app.add_typer(fit.app, name="fit")
 app.add_typer(scope.app, name="scope")
+app.add_typer(export.app, name="export")
 
 
 @app.callback(invoke_without_command=True)

@@ -92,6 +92,10 @@ Shard = Annotated[
         help="Count only every N-th picture, from the I-th on, and write statistics for `fit merge`.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes of one thread each; the result is that of one with --threads 1.", min=1),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")]
 RawInput = Annotated[
     bool, typer.Option("--raw-input", help="The array holds model inputs: no preprocessing.")

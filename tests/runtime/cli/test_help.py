@@ -23,6 +23,10 @@ COMMANDS = (
     "scope",
     "verify",
     "bench",
+    "batch",
+    "export",
+    "serve",
+    "ui",
 )
 
 

@@ -1,0 +1,1 @@
+"""Explanations taken to where they run: servers, browsers."""

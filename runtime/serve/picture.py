@@ -18,8 +18,7 @@ from ...rules.registry import find
 from ..describe import Description
 from ..explainer import Result
 from ..images import prepare, to_rgb
-from ..pictures import Explained, cell, class_index
-from ..pictures import probabilities as probabilities
+from ..pictures import Explained, cell, class_index, probabilities
 from ..render import readout
 from .answering import Reply, packed
 from .coding import qualities

@@ -44,7 +44,7 @@ class Incremental:
         session = self.open(self.cone.record())
         names = [output.name for output in session.get_outputs()]
         values = session.run(names, {self.cone.of.x.name: self.image})
-        return dict(zip(names, values, strict=True))
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
     def runs(self, places: Ints) -> Iterator[Ints]:
         """Indices of the windows that go through together: of one group of rows and one of columns."""
@@ -61,8 +61,8 @@ class Incremental:
 
 def groups_for(count: int, batch: int) -> tuple[int, int]:
     """Groups along rows and columns for so many windows: more of them save multiplications, and fill fewer batches."""
-    side = int((count / (FULL_RUNS * batch)) ** 0.5)
-    return (max(1, min(side, MOST_GROUPS)),) * 2
+    side = max(1, min(int((count / (FULL_RUNS * batch)) ** 0.5), MOST_GROUPS))
+    return side, side
 
 
 __all__ = ["Incremental", "groups_for"]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -171,7 +171,7 @@ class Prober:
         (found,) = run(session, feeds).values()
         if not np.isfinite(found).all():
             raise ModelError("the scores of a changed copy hold NaN or Inf")
-        return np.asarray(found)
+        return cast(Array, found)
 
     def masked(
         self,

@@ -119,7 +119,7 @@ def test_subgraphs_read_the_renamed_tensors() -> None:
         [helper.make_tensor_value_info("y", 1, ["N", 3])],
         [
             numpy_helper.from_array(np.array([1, 2, 3], F), "w"),
-            numpy_helper.from_array(np.float32(0), "zero"),
+            numpy_helper.from_array(np.array(0, F), "zero"),
         ],
     )
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -34,7 +34,7 @@ def layer(
         *([helper.make_node("Reshape", ["flat", "shape"], [last])] if len(tail) > 1 else []),
     ]
     if squash is not None:
-        more = {} if squash == "Sigmoid" else {"axis": axis}
+        more: dict[str, Any] = {} if squash == "Sigmoid" else {"axis": axis}
         nodes.append(helper.make_node(squash, ["z"], ["scores"], **more))
     size = int(np.prod(tail))
     parameters: dict[str, Array] = {

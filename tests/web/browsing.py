@@ -18,7 +18,10 @@ from onnxplain.runtime.export.page_server import address, serve_folder
 from onnxplain.runtime.export.web_runtime import PAGE
 
 HERE = Path(__file__).parent
-PLAYWRIGHT = PAGE / "node_modules" / "playwright-core"
+PACKAGES = HERE.parents[1] / "web" / "node_modules"
+"""Of this checkout: an installed package has none."""
+PLAYWRIGHT = PACKAGES / "playwright-core"
+RUNTIME = PACKAGES / "onnxruntime-web" / "dist"
 WAIT = 240
 """Seconds for a browser, much more than a run takes."""
 

@@ -13,10 +13,9 @@ import onnxplain
 from onnxplain import models
 from onnxplain.runtime.explainer import load
 from onnxplain.runtime.export.web import export_web
-from onnxplain.runtime.export.web_runtime import PAGE
 from onnxplain.runtime.images import prepare, read_image
 from onnxplain.runtime.preprocess import Preprocessing, from_record
-from tests.web.browsing import PLAYWRIGHT, browse, chromium, node, served
+from tests.web.browsing import PLAYWRIGHT, RUNTIME, browse, chromium, node, served
 
 METHODS = ("saliency", "guided-backprop", "lrp.epsilon-plus", "grad-cam")
 ERROR = 0.02
@@ -29,7 +28,7 @@ EXACT = 1e-4
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (PAGE / "node_modules" / "onnxruntime-web").is_dir() or not PLAYWRIGHT.is_dir(),
+        not RUNTIME.is_dir() or not PLAYWRIGHT.is_dir(),
         reason="npm ci in web/ fetches onnxruntime-web and playwright-core",
     ),
 ]
@@ -43,14 +42,14 @@ def tools() -> None:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sites") / "classifier"
-    export_web([models.path("efficientnet_lite0")], folder, methods=METHODS, samples=True)
+    export_web([models.path("efficientnet_lite0")], folder, methods=METHODS, samples=True, runtime=RUNTIME)
     return folder
 
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sites") / "explorer"
-    export_web([models.path("esrgan_slim_x4")], folder)
+    export_web([models.path("esrgan_slim_x4")], folder, runtime=RUNTIME)
     return folder
 
 
@@ -171,7 +170,12 @@ def test_emitted_files_of_several_models_and_votes(tmp_path: Path) -> None:
     for name, options in methods.items():
         paths.append(tmp_path / f"lenet.{name}.onnx")
         onnxplain.compile(models.path("mnist_lenet"), name, **options).save(paths[-1])
-    export_web([*paths, models.path("selfie_segmentation")], tmp_path / "site", methods=["linearscope.rows"])
+    export_web(
+        [*paths, models.path("selfie_segmentation")],
+        tmp_path / "site",
+        methods=["linearscope.rows"],
+        runtime=RUNTIME,
+    )
     digits, _ = models.digits()
     path = tmp_path / "digit.png"
     Image.fromarray(digits[3]).save(path)
@@ -223,7 +227,7 @@ def test_what_is_no_picture_is_said_on_the_page(explorer: Path, tmp_path: Path) 
 
 
 def test_webgpu_is_used_only_after_its_self_test(tmp_path: Path) -> None:
-    export_web([models.path("mnist_lenet")], tmp_path / "site", webgpu=True)
+    export_web([models.path("mnist_lenet")], tmp_path / "site", webgpu=True, runtime=RUNTIME)
     digits, _ = models.digits()
     path = tmp_path / "digit.png"
     Image.fromarray(digits[3]).save(path)

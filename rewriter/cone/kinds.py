@@ -13,8 +13,6 @@ from ..cost import POINTWISE
 from ..graph import Graph, Node, Value
 from .span import Window
 
-NCHW = (2, 3, 1)
-
 
 @dataclass(frozen=True)
 class Axes:

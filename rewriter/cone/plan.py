@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..arithmetic import work_of
 from ..errors import OptionError
-from ..graph import Node, Value
+from ..graph import Node
 from ..scores import Scored
 from ..tape import touched
 from .kinds import Axes, Kind, kind
@@ -81,16 +82,16 @@ def plan_cone(of: Scored, window: tuple[int, int], groups: tuple[int, int] = (1,
 
     OptionError where the input is no picture of a fixed size.
     """
-    axes = _axes(of)
+    axes, nodes = _axes(of), _counted(of)
     sizes = of.x.shape[axes.rows], of.x.shape[axes.columns]
     starts = [input_span(length, k) for length, k in zip(sizes, window, strict=True)]
     exact = Groups(np.arange(len(starts[0].start))), Groups(np.arange(len(starts[1].start)))
     first = min(
-        (_laid(of, axes, window, starts, exact, share) for share in SHARES), key=lambda plan: plan.cost
+        (_laid(of, nodes, axes, window, starts, exact, share) for share in SHARES), key=lambda plan: plan.cost
     )
     rows, columns = (_grouped(first, side, n) for side, n in zip(("rows", "columns"), groups, strict=True))
     whole = {step.node.name for step in first.steps if step.kind is None}
-    return _laid(of, axes, window, starts, (rows, columns), whole)
+    return _laid(of, nodes, axes, window, starts, (rows, columns), whole)
 
 
 def _grouped(plan: Plan, side: str, count: int) -> Groups:
@@ -111,6 +112,7 @@ def _axes(of: Scored) -> Axes:
 
 def _laid(
     of: Scored,
+    nodes: Sequence[tuple[Node, int]],
     axes: Axes,
     window: tuple[int, int],
     starts: Sequence[Span],
@@ -119,10 +121,9 @@ def _laid(
 ) -> Plan:
     """whole: the nodes that are computed as a whole, or the share of cells from which one is."""
     plan = Plan(window, [], {of.x.name: (Extent(starts[0], starts[1]), axes)}, groups)
-    for node in touched(of.graph, [of.x], of.read):
+    for node, macs in nodes:
         step = _step(node, of, plan, whole)
         plan.steps.append(step)
-        macs = _macs(node, of)
         plan.macs_full += macs
         plan.moved += _moved(step, plan)
         found = None if step.kind is None or step.kind.pooled else plan.local[node.outputs[0].name][0]
@@ -194,27 +195,22 @@ def _moved(step: Step, plan: Plan) -> float:
     return total
 
 
-def _macs(node: Node, of: Scored) -> float:
-    """Multiply-adds of one sample."""
-    shapes: Mapping[str, Value] = of.graph.values
-    y = node.outputs[0].shape
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain or not y:
-        return 0.0
-    w = node.inputs[1]
-    size = (
-        list(of.graph.draft.weights[w.name].dims)
-        if w.name in of.graph.draft.weights
-        else shapes[w.name].shape
-    )
-    if not size or any(not isinstance(n, int) for n in (*size, *y[1:])):
-        return 0.0
-    per = math.prod(size[1:])
-    if node.op == "ConvTranspose":
-        return float(math.prod(node.inputs[0].shape[1:]) * per)
-    if node.op in ("Gemm", "MatMul"):
-        rows = math.prod(y[1:-1])
-        return float(rows * math.prod(size[-2:]))
-    return float(math.prod(y[1:]) * per)
+def _counted(of: Scored) -> list[tuple[Node, int]]:
+    """The nodes from the input to the scores, and the multiply-adds of each for one sample; 0 where they are not
+    known."""
+    stored = {node.name: node for node in of.graph.draft.graph.node}
+
+    def shape(name: str) -> tuple[int, ...] | None:
+        if name in of.graph.draft.weights:
+            return tuple(of.graph.draft.weights[name].dims)
+        known = of.graph.values[name].shape
+        if not known:
+            return None
+        one = [known[0] if isinstance(known[0], int) else 1, *known[1:]]
+        return tuple(one) if all(isinstance(n, int) for n in one) else None
+
+    nodes = touched(of.graph, [of.x], of.read)
+    return [(node, work_of(stored[node.name], shape).macs) for node in nodes]
 
 
 __all__ = ["Extent", "Plan", "Step", "plan_cone"]

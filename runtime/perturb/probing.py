@@ -68,31 +68,32 @@ class Prober:
             raise OptionError(f"engine {self.asked.engine!r} is none of {', '.join(ENGINES)}")
         self.source = model if isinstance(model, Source) else load(model)
         x = np.asarray(image)
-        self.of: Scored = scored(
-            self.source,
-            self.asked.score,
-            output=self.asked.output,
-            shapes=self._shapes(x),
-            preprocessing=self.asked.preprocessing,
-        )
+        self.of = self._prepared(x)
         self.image: Array = np.ascontiguousarray(x, self.of.x.dtype)
         self.forwards = 0
         self.engines: dict[tuple[int, int], str] = {}
         """Size of window -> how it was evaluated, and why."""
         self._cones: dict[tuple[tuple[int, int], tuple[int, int]], Incremental | None] = {}
 
-    def _shapes(self, x: npt.NDArray[Any]) -> dict[str, tuple[int | str | None, ...]]:
+    def _prepared(self, x: npt.NDArray[Any]) -> Scored:
+        """The model for images of this size; made a second time only where the model takes several."""
         if x.ndim < 2 or x.shape[0] != 1:
             raise ImageError(f"the image has shape {list(x.shape)}; give one image with a batch axis of 1")
         if not np.isfinite(x).all():
             raise ImageError("the image holds NaN or Inf")
-        name = scored(self.source, "output", output=self.asked.output).x
-        if name.shape is None or len(name.shape) != x.ndim:
-            raise ImageError(f"input {name.name!r} takes {name.shape}, not {list(x.shape)}")
-        for dim, given in zip(name.shape[1:], x.shape[1:], strict=True):
-            if isinstance(dim, int) and dim != given:
-                raise ImageError(f"input {name.name!r} takes {name.shape}, not {list(x.shape)}")
-        return {name.name: (name.shape[0], *x.shape[1:])}
+        a = self.asked
+        asked: dict[str, Any] = {"output": a.output, "preprocessing": a.preprocessing}
+        of = scored(self.source, a.score, **asked)
+        shape = of.x.shape
+        if (
+            shape is None
+            or len(shape) != x.ndim
+            or any(isinstance(n, int) and n != m for n, m in zip(shape[1:], x.shape[1:], strict=True))
+        ):
+            raise ImageError(f"input {of.x.name!r} takes {shape}, not {list(x.shape)}")
+        if all(isinstance(n, int) for n in shape[1:]):
+            return of
+        return scored(self.source, a.score, shapes={of.x.name: (shape[0], *x.shape[1:])}, **asked)
 
     @property
     def spatial_axes(self) -> tuple[int, int]:

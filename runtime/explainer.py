@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-PROBES = frozenset({"tangent", "classes", "start"})
+CLASSES = "classes"
+"""Input of the votes: one class a row."""
+
+PROBES = frozenset({"tangent", CLASSES, "start"})
 """Inputs of methods that ask several things of one sample, or one of each."""
 
 
@@ -181,6 +184,8 @@ class Explainer:
                     f"this file takes no {name!r}{nearest(name, declared)}; see `onnxplain show`"
                 )
         feeds = {name: _typed(value, declared[name], name) for name, value in more.items()}
+        if CLASSES in feeds and feeds[CLASSES].ndim == 1:
+            feeds[CLASSES] = feeds[CLASSES].reshape(-1, 1)  # a list, as for `target`
         for i, (name, kind) in enumerate(declared.items()):
             if name in feeds:
                 self._vet_rows(name, feeds[name], own)

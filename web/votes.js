@@ -37,7 +37,7 @@ export class Votes {
       const order = [...forward.values.keys()].sort((a, b) => forward.values[b] - forward.values[a]);
       const classes = order.slice(0, CANDIDATES);
       page.tell("Counting the votes…");
-      const { outputs } = await page.run(this.entry(), { ...page.feed(), classes: int64(classes, [classes.length]) });
+      const { outputs } = await page.run(this.entry(), { ...page.feed(), classes: int64(classes, [classes.length, 1]) });
       if (turn !== page.turn) return;
       this.show(outputs.votes, classes);
       page.tell("");

@@ -150,7 +150,7 @@ def _count(g: Emit, inputs: Iterable[Value]) -> Value:
 
 
 def votes(stage: Stage, target: Target) -> list[Result]:
-    """Input `classes` int64 (K,), a negative one meaning the top class -> `discussion` (K, *spatial), PD_c summed over
+    """Input `classes` int64 (K, 1), a negative one meaning the top class -> `discussion` (K, *spatial), PD_c summed over
     channels, and `votes` int64 (1, *spatial): of `classes` the one with the largest discussion, the first of equals.
 
     One picture a run. Classes may come in portions: of two runs the larger discussion wins a pixel. TargetError for
@@ -163,11 +163,11 @@ def votes(stage: Stage, target: Target) -> list[Result]:
         raise TargetError(
             f"input {x.name!r} of shape {list(x.shape)} has no pixels that could vote; use linearscope.pixel-discussion"
         )
-    classes = stage.add_input(CLASSES, variable("", np.dtype(np.int64)), ["K"])
+    classes = stage.add_input(CLASSES, variable("", np.dtype(np.int64)), ["K", 1])
     with g.at("classes"):
         flat = g.Reshape(head, g.ints(0, -1)) if len(head.shape) != 2 else head
         top = g.Squeeze(g.ArgMax(flat, axis=1, keepdims=1), g.ints(0, 1))  # fails for more than one picture
-        chosen = g.Where(g.Less(classes, g.scalar(0)), top, classes)
+        chosen = g.Squeeze(g.Where(g.Less(classes, g.scalar(0)), top, classes), g.ints(1))
         hot = g.OneHot(
             chosen, g.Shape(flat, start=1, end=2), g.constant(np.asarray([0.0, 1.0], np.float32)), axis=-1
         )

@@ -67,8 +67,8 @@ class _Plan:
 
 
 def svd(stage: Stage, target: Target) -> list[Result]:
-    """`singular_values` (k,) descending, `eigen_inputs` v (k, *x) and `eigen_outputs` u (k, *y) with F v = σ u and
-    F'u = σ v, all of unit length, and `residuals` (k,) ‖F'u - σ v‖ / σ, which say how far it has come; u = 0 and
+    """`singular_values` (k, 1) descending, `eigen_inputs` v (k, *x) and `eigen_outputs` u (k, *y) with F v = σ u and
+    F'u = σ v, all of unit length, and `residuals` (k, 1) ‖F'u - σ v‖ / σ, which say how far it has come; u = 0 and
     residual 0 where σ = 0. The entry of u with the largest magnitude is positive.
 
     One picture a run. They are the vectors that `steps` - 1 applications of F'F have made of the first ones: without
@@ -203,10 +203,10 @@ def _sorted(stage: Stage, plan: _Plan, k: int) -> list[Result]:
     u = g.Mul(u, g.Reshape(unit, g.ints(k, *[1] * (len(head.shape) - 1))))
     v = g.Mul(v, g.Reshape(sign, g.ints(k, *[1] * (len(x.shape) - 1))))
     return [
-        (VALUES, g.Reshape(sigma, g.ints(k)), [k]),
+        (VALUES, sigma, [k, 1]),
         (INPUTS, v, [k, *x.shape[1:]]),
         (OUTPUTS, u, [k, *head.shape[1:]]),
-        (RESIDUALS, g.Reshape(residual, g.ints(k)), [k]),
+        (RESIDUALS, residual, [k, 1]),
     ]
 
 

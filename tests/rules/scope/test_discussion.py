@@ -48,7 +48,7 @@ def explain(
 
 
 def cast(name: str, classes: Array, **options: Any) -> dict[str, Array]:
-    feeds = {"x": image(name), "classes": classes}
+    feeds = {"x": image(name), "classes": classes.reshape(-1, 1)}
     return explain(model(name), feeds, "input", "linearscope.votes", **options)
 
 
@@ -106,7 +106,7 @@ def test_votes_need_pixels_and_one_picture() -> None:
     two = np.repeat(image("resnet"), 2, axis=0)
     emitted, _ = compile_model(model("resnet"), find("linearscope.votes"), Request())
     with pytest.raises(Exception, match="Dimension of input 0 must be 1"):
-        run(emitted, {"x": two, "classes": np.arange(2)})
+        run(emitted, {"x": two, "classes": np.arange(2).reshape(-1, 1)})
 
 
 @pytest.mark.parametrize("name", ["mlp_bias", "cnn_odd", "attention", "smooth_acts", "concat"])

@@ -38,9 +38,9 @@ def compiled(
 
 def triplets(found: Mapping[str, Array]) -> tuple[Array, Array, Array, Array]:
     """σ (k,), u (k, outputs), v (k, inputs), residuals (k,)."""
-    sigma = found["singular_values"]
+    sigma = found["singular_values"][:, 0]
     u, v = (found[name].reshape(len(sigma), -1) for name in ("eigen_outputs", "eigen_inputs"))
-    return sigma, u, v, found["residuals"]
+    return sigma, u, v, found["residuals"][:, 0]
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -67,7 +67,9 @@ def test_triplets_of_the_stored_matrix(name: str) -> None:
 @pytest.mark.parametrize("name", ["attention", "i2i"])
 def test_options_freeze_as_they_do_elsewhere(name: str) -> None:
     found = run(compiled(model(name), k=2, steps=300, norm="std"), {"x": image(name)})
-    np.testing.assert_allclose(found["singular_values"], stored(name)["scope_sv_stdonly"][:2], rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        found["singular_values"][:, 0], stored(name)["scope_sv_stdonly"][:2], rtol=TOLERANCE
+    )
 
 
 def diagonal(values: list[float], size: int = 8, seed: int = 0) -> onnx.ModelProto:
@@ -92,14 +94,14 @@ ZEROS = np.zeros((1, 8), np.float32)
 def test_momentum_is_faster_and_too_much_of_it_shows() -> None:
     """σ = 1, .95, ...: the best m for one vector is .95^4/4 = 0.204, the limit 0.25."""
     residual = {
-        m: run(compiled(diagonal(SLOW), steps=40, momentum=m), {"x": ZEROS})["residuals"][0]
+        m: run(compiled(diagonal(SLOW), steps=40, momentum=m), {"x": ZEROS})["residuals"][0, 0]
         for m in (0.0, 0.2, 0.3, 2.0)
     }
     assert residual[0.2] < 1e-4
     assert residual[0.0] > 10 * residual[0.2]
     assert residual[0.3] > 1e-2 and residual[2.0] > 1e-2
     longer = [
-        run(compiled(diagonal(SLOW), steps=steps, momentum=0.3), {"x": ZEROS})["residuals"][0]
+        run(compiled(diagonal(SLOW), steps=steps, momentum=0.3), {"x": ZEROS})["residuals"][0, 0]
         for steps in (201, 203, 207, 213)
     ]
     assert max(longer) > 1e-2, "no number of steps helps"
@@ -108,13 +110,13 @@ def test_momentum_is_faster_and_too_much_of_it_shows() -> None:
 def test_momentum_for_a_block() -> None:
     """Below σ⁴/4 of the last one asked for, 0.0156 for 0.5, all of them converge."""
     found = run(compiled(diagonal(SLOW), k=3, steps=120, momentum=0.5 * 0.3**4), {"x": ZEROS})
-    np.testing.assert_allclose(found["singular_values"], SLOW[:3], rtol=TOLERANCE)
+    np.testing.assert_allclose(found["singular_values"][:, 0], SLOW[:3], rtol=TOLERANCE)
     assert found["residuals"].max() < 1e-3
 
 
 def test_too_few_steps_show() -> None:
     found = run(compiled(diagonal(SLOW), steps=2), {"x": ZEROS})
-    assert found["residuals"][0] > 1e-2
+    assert found["residuals"].min() > 1e-2
 
 
 def test_equal_values_give_a_basis_of_their_space() -> None:
@@ -144,7 +146,7 @@ def test_start_vectors_can_be_fed() -> None:
     found = run(made, {"x": ZEROS, "start": start})
     # One step reports what the first vectors give, of unit length.
     np.testing.assert_allclose(
-        found["singular_values"], np.sort(np.linalg.norm(w[:2], axis=1))[::-1], rtol=1e-5
+        found["singular_values"][:, 0], np.sort(np.linalg.norm(w[:2], axis=1))[::-1], rtol=1e-5
     )
 
 
@@ -170,7 +172,7 @@ def test_a_session_spells_the_file_for_its_provider() -> None:
     explainer = onnxplain.compile(model("overlap_pool"), "linearscope.svd", k=2, steps=100)
     found = explainer(image("overlap_pool")).results
     np.testing.assert_allclose(
-        found["singular_values"], stored("overlap_pool")["scope_sv"][:2], rtol=TOLERANCE
+        found["singular_values"][:, 0], stored("overlap_pool")["scope_sv"][:2], rtol=TOLERANCE
     )
 
 
@@ -192,4 +194,4 @@ def test_an_input_of_any_size() -> None:
     made = compiled(model("sr"), {"x": ("N", 1, "H", "W")}, k=2, steps=200, start="input")
     start = np.random.default_rng(0).standard_normal((2, 1, 5, 5)).astype(np.float32)
     found = run(made, {"x": image("sr"), "start": start})
-    np.testing.assert_allclose(found["singular_values"], stored("sr")["scope_sv"][:2], rtol=TOLERANCE)
+    np.testing.assert_allclose(found["singular_values"][:, 0], stored("sr")["scope_sv"][:2], rtol=TOLERANCE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from .errors import ModelError
 from .graph import LOOP, Graph, Node, Value, declared, link, operator, proto, variable
 from .passes.lower import TABLES, table_of
 from .passes.shapes import TensorType, infer
+from .split import behind
 
 _LOG = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def _respell(work: Draft, found: Spelling, provider: str) -> None:
             continue
         nodes += _named(g, spelled, output)
     work.graph.ClearField("node")
-    work.graph.node.extend(_live(nodes, [value.name for value in work.graph.output]))
+    work.graph.node.extend(behind(nodes, [value.name for value in work.graph.output])[0])
     read = {name for node in work.graph.node for name in (*node.input, *captured(node))}
     read |= {value.name for value in work.graph.output}
     constants = [tensor for tensor in work.graph.initializer if tensor.name in read]
@@ -224,15 +225,6 @@ def _named(g: Emit, spelled: Value, output: str) -> list[onnx.NodeProto]:
     nodes = [proto(node) for node in g.nodes]
     g.nodes = []
     return nodes
-
-
-def _live(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed & set(node.output):
-            needed.update((*node.input, *captured(node)))
-            kept.append(node)
-    return kept[::-1]
 
 
 __all__ = ["KEY", "Node", "Spelling", "digest", "forget_spelling", "read_spelling", "respell", "spelling"]

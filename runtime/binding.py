@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rewriter.errors import ModelError, OptionError, ProviderError, nearest
-from .providers import NAMES, load_onnxruntime
+from .loading import load_onnxruntime
+from .providers import NAMES
 from .session import check_types
 
 if TYPE_CHECKING:

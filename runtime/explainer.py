@@ -93,6 +93,8 @@ class Explainer:
         self.plan: Plan | None = None
         """Of the last call."""
         self.progress: Progress | None = None
+        self.whole = False
+        """Run the rows of a call together, whatever memory is free: for those who count the rows themselves."""
 
     @cached_property
     def session(self) -> InferenceSession:
@@ -153,7 +155,7 @@ class Explainer:
             for nodes in (self.session.get_inputs(), self.session.get_outputs())
         )
         rows, split = find_split(inputs, outputs, own, feeds, samples)
-        if rows < 2 and self._budget is None:
+        if self.whole or (rows < 2 and self._budget is None):
             return Plan(rows, rows), split
         sizes = sizes_of(self.model, feeds, split.inputs)
         key = tuple(sorted(sizes.items()))

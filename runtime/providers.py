@@ -13,16 +13,14 @@ import functools
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
 
 from ..rewriter.errors import ExplainError, ModelError, OptionError, ProviderError, nearest
 from .cache import GRAPH, WEIGHTS, Cache, find_cache, key_of
+from .loading import load_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -66,15 +64,6 @@ OPTIMIZATION: Mapping[str, str] = MappingProxyType(
         "basic": "ORT_ENABLE_BASIC",
         "disabled": "ORT_DISABLE_ALL",
     }
-)
-
-# These wheels unpack into the same folder `onnxruntime/`, the one installed last overwrites the others.
-_WHEELS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-qnn",
 )
 
 
@@ -148,41 +137,6 @@ def is_auto(providers: str | Sequence[Provider] | None) -> bool:
     """Whether "auto" is asked for, by itself or as the only entry of a list."""
     alone = providers if isinstance(providers, str) or not providers or len(providers) > 1 else providers[0]
     return isinstance(alone, str) and alone.lower() == "auto"
-
-
-@functools.cache
-def load_onnxruntime() -> ModuleType:
-    """Import onnxruntime; warns once when two of its wheels overwrite each other.
-
-    Raises ProviderError naming the two extras when it is missing or broken.
-    """
-    advice = "install exactly one of onnxplain[cpu] and onnxplain[gpu]"
-    try:
-        module = import_module("onnxruntime")
-    except ImportError as error:
-        raise ProviderError(f"onnxruntime cannot be imported ({error}); {advice}") from error
-    if not hasattr(module, "InferenceSession"):
-        raise ProviderError(f"the installation of onnxruntime is broken (no InferenceSession); {advice}")
-    wheels = _installed_wheels()
-    if len(wheels) > 1:
-        warnings.warn(
-            f"{' and '.join(wheels)} are installed together and overwrite each other's files; "
-            f"uninstall all of them, then {advice}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return module
-
-
-def _installed_wheels() -> list[str]:
-    found = []
-    for name in _WHEELS:
-        try:
-            version(name)
-        except PackageNotFoundError:
-            continue
-        found.append(name)
-    return found
 
 
 class _Settings:

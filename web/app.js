@@ -161,8 +161,10 @@ class Page {
     }
   }
 
-  run(entry, feeds) {
-    return this.engine.run(entry, this.model.weights.file, feeds);
+  /** picture: the feeds of an entry that has a state, which is kept for as long as nothing else is explained. */
+  run(entry, feeds, picture) {
+    const state = entry.state && { file: entry.state.file, key: this.turn, feeds: picture };
+    return this.engine.run(entry, this.model.weights.file, feeds, state);
   }
 
   /** {picture: feed} of the prepared picture; a copy, since results are shared with the worker. */

@@ -35,11 +35,11 @@ class Backend {
     this.waiting.clear();
   }
 
-  run(file, weights, feeds) {
+  run(file, weights, feeds, state) {
     return new Promise((resolve, reject) => {
       const id = this.next++;
       this.waiting.set(id, { resolve, reject });
-      this.worker.postMessage({ id, file, weights, feeds });
+      this.worker.postMessage({ id, file, weights, feeds, state });
     });
   }
 }
@@ -59,26 +59,29 @@ export class Engine {
     this.wanted = wanted;
   }
 
-  /** {outputs, ms, backend, note}. entry: {file, webgpu: known problems}. */
-  async run(entry, weights, feeds) {
+  /**
+   * {outputs, ms, backend, note}. entry: {file, webgpu: known problems}. state: {file, key, feeds} of a graph whose
+   * outputs are fed too, run once for a key.
+   */
+  async run(entry, weights, feeds, state) {
     const known = entry.webgpu ?? [];
     if (!this.wanted || known.length || this.verdicts.get(entry.file) === false) {
       const note = this.wanted ? (known.length ? "WebGPU cannot run this graph" : "WebGPU failed its self-test") : "";
-      return { ...(await this.wasm.run(entry.file, weights, feeds)), backend: "wasm", note };
+      return { ...(await this.wasm.run(entry.file, weights, feeds, state)), backend: "wasm", note };
     }
     if (this.verdicts.has(entry.file)) {
-      return { ...(await this.webgpu.run(entry.file, weights, feeds)), backend: "webgpu", note: "" };
+      return { ...(await this.webgpu.run(entry.file, weights, feeds, state)), backend: "webgpu", note: "" };
     }
-    return this.tested(entry, weights, feeds);
+    return this.tested(entry, weights, feeds, state);
   }
 
   /** The first run of a file: on both. What WebAssembly says is shown. */
-  async tested(entry, weights, feeds) {
-    const sure = await this.wasm.run(entry.file, weights, feeds);
+  async tested(entry, weights, feeds, state) {
+    const sure = await this.wasm.run(entry.file, weights, feeds, state);
     let good = false;
     let note = "";
     try {
-      const other = await this.webgpu.run(entry.file, weights, feeds);
+      const other = await this.webgpu.run(entry.file, weights, feeds, state);
       const worst = Math.max(
         ...Object.keys(sure.outputs).map((name) => relativeError(other.outputs[name].values, sure.outputs[name].values)),
       );

@@ -175,8 +175,8 @@ export class Explorer {
       const { layout } = page.model.preprocessing;
       const dims = kind === "row" ? page.forward.dims : page.prepared.dims;
       const ones = "index" in probe ? oneHot(dims, probe.index) : unit(dims, layout, { ...probe, channel: this.channel });
-      const feeds = { ...page.feed(), [kind === "row" ? "cotangent" : "tangent"]: ones };
-      const { outputs, ms } = await page.run(this.entry(`${kind}s`), feeds);
+      const feeds = { [kind === "row" ? "cotangent" : "tangent"]: ones };
+      const { outputs, ms } = await page.run(this.entry(`${kind}s`), feeds, page.feed());
       if (turn !== page.turn) return;
       this.found[kind] = { tensor: outputs[kind === "row" ? "attribution" : "response"], probe, ms };
       this.show();

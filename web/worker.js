@@ -1,5 +1,6 @@
 // Runs models, one after the other, so that the page stays responsive. One worker for each of WebAssembly and WebGPU.
-// Asked {id, op: "run", file, weights, feeds}; answers {id, outputs, ms} or {id, error}. Tensors are {type, values, dims}.
+// Asked {id, file, weights, feeds, state}; answers {id, outputs, ms} or {id, error}. Tensors are {type, values, dims}.
+// state: {file, key, feeds} of a graph whose outputs are fed too; it runs once for a key.
 
 const asked = new URL(self.location.href).searchParams;
 const backend = asked.get("backend") === "webgpu" ? "webgpu" : "wasm";
@@ -13,6 +14,7 @@ const ready = import(`./vendor/ort.${backend}.min.mjs`).then((ort) => {
 });
 const files = new Map();
 const sessions = new Map();
+const states = new Map();
 
 function fetched(path) {
   if (!files.has(path)) {
@@ -46,15 +48,28 @@ function session(file, weights) {
   return sessions.get(file);
 }
 
-async function run({ file, weights, feeds }) {
-  const opened = await session(file, weights);
-  const ort = await ready;
-  const tensors = {};
-  for (const [name, { type, values, dims }] of Object.entries(feeds)) {
-    tensors[name] = new ort.Tensor(type, values, dims);
+async function tensorsOf(feeds) {
+  const { Tensor } = await ready;
+  return Object.fromEntries(Object.entries(feeds).map(([name, { type, values, dims }]) => [name, new Tensor(type, values, dims)]));
+}
+
+/** What a graph makes of the feeds of a key, and these; kept until another key is asked for. */
+async function stateOf({ file, key, feeds }, weights) {
+  if (states.get(file)?.key !== key) {
+    states.delete(file);
+    const opened = await session(file, weights);
+    const tensors = await tensorsOf(feeds);
+    states.set(file, { key, tensors: { ...tensors, ...(await opened.run(tensors)) } });
   }
+  return states.get(file).tensors;
+}
+
+async function run({ file, weights, feeds, state }) {
+  const opened = await session(file, weights);
+  if (state) await session(state.file, weights);
   const start = performance.now();
-  const found = await opened.run(tensors);
+  const given = { ...(state ? await stateOf(state, weights) : {}), ...(await tensorsOf(feeds)) };
+  const found = await opened.run(Object.fromEntries(opened.inputNames.map((name) => [name, given[name]])));
   const ms = performance.now() - start;
   const outputs = {};
   for (const [name, tensor] of Object.entries(found)) {

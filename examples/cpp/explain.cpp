@@ -14,8 +14,9 @@
 int main(int, char** argv) {
   Ort::Env env;
   Ort::Session session(env, argv[1], Ort::SessionOptions());
-  const auto names = session.GetInputNames();
-  const size_t picture = names[0] == "target" ? 1 : 0;
+  Ort::AllocatorWithDefaultOptions allocator;
+  const size_t picture = std::string(session.GetInputNameAllocated(0, allocator).get()) == "target" ? 1 : 0;
+  const auto name = session.GetInputNameAllocated(picture, allocator), scores_name = session.GetOutputNameAllocated(0, allocator);
   const auto info = session.GetInputTypeInfo(picture);
   auto shape = info.GetTensorTypeAndShapeInfo().GetShape();
   shape[0] = 1;
@@ -26,9 +27,8 @@ int main(int, char** argv) {
   Ort::Value feeds[] = {
       Ort::Value::CreateTensor(memory, reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float), shape.data(), shape.size()),
       Ort::Value::CreateTensor(memory, top.data(), top.size(), one.data(), one.size())};
-  const std::string scores_name = session.GetOutputNames()[0];
-  const char* inputs[] = {names[picture].c_str(), "target"};
-  const char* outputs[] = {scores_name.c_str(), "heatmap"};
+  const char* inputs[] = {name.get(), "target"};
+  const char* outputs[] = {scores_name.get(), "heatmap"};
   const auto result = session.Run(Ort::RunOptions(), inputs, feeds, 2, outputs, 2);
   const float* scores = result[0].GetTensorData<float>();
   const auto count = result[0].GetTensorTypeAndShapeInfo().GetElementCount();

@@ -150,7 +150,7 @@ def _count(g: Emit, inputs: Iterable[Value]) -> Value:
 
 
 def votes(stage: Stage, target: Target) -> list[Result]:
-    """Input `classes` int64 (K, 1), a negative one meaning the top class -> `discussion` (K, *spatial), PD_c summed over
+    """Input `classes` int64 (K, 1), negative ones meaning the top class -> `discussion` (K, *spatial), PD_c summed over
     channels, and `votes` int64 (1, *spatial): of `classes` the one with the largest discussion, the first of equals.
 
     One picture a run. Classes may come in portions: of two runs the larger discussion wins a pixel. TargetError for

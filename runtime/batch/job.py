@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from ...rewriter.card import Card, read_card
 from ...rewriter.compile import ATTRIBUTION, HEATMAP
 from ...rewriter.errors import ModelError, OptionError, TargetError, nearest
 from ...rewriter.load import Source, load
+from ...rewriter.memory import dimensions
 from ..compiling import description, package_version
 from ..estimate.samples import samples
 from ..preprocess import Preprocessing
+from .engine import Engine, engine_of, record_of
 from .rows import FORMATS, PACKAGES, need
+
+if TYPE_CHECKING:
+    from ..providers import Provider
 
 Images: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 MAPS = (HEATMAP, ATTRIBUTION)
@@ -39,7 +44,7 @@ class Job:
     """One explanation file (`file`, checked by its sha256) over `total` pictures in shards of `shard`, written to the
     folder `out`. map: HEATMAP or ATTRIBUTION. shape: of one map, or None where pictures keep their own size. target:
     class for files that take one, else None. output: the explained output of the model, which top class and score are
-    read from."""
+    read from. engine: the execution providers of every session. rows: pictures in one run."""
 
     file: str
     sha256: str
@@ -55,6 +60,8 @@ class Job:
     shape: tuple[int, ...] | None
     preprocessing: Preprocessing
     method: str
+    engine: Engine
+    rows: int
 
     @property
     def shards(self) -> int:
@@ -76,6 +83,8 @@ class Job:
             "map": {"kind": self.map, "shape": None if self.shape is None else list(self.shape)},
             "bad": self.bad,
             "target": self.target,
+            "provider": record_of(self.engine),
+            "rows": self.rows,
         }
 
 
@@ -92,6 +101,8 @@ class Asked:
     bad: str = "skip"
     target: int | None = None
     preprocessing: str | os.PathLike[str] | Mapping[str, object] | None = None
+    providers: str | Sequence[Provider] | None = None
+    rows: int = 1
 
     def __post_init__(self) -> None:
         words = (
@@ -104,6 +115,8 @@ class Asked:
                 raise OptionError(f"{name}={value!r}{nearest(value, known)}: choose from {', '.join(known)}")
         if self.shard < 1:
             raise OptionError(f"shard is {self.shard}; a shard holds at least 1 picture")
+        if self.rows < 1:
+            raise OptionError(f"rows is {self.rows}; a run takes at least 1 picture")
 
 
 def plan(asked: Asked) -> tuple[Job, Pictures]:
@@ -119,11 +132,7 @@ def plan(asked: Asked) -> tuple[Job, Pictures]:
     kind = _kind(asked.map, card, file)
     pictures = list_pictures(asked.images, about.preprocessing)
     shape = _shape(about.preprocessing, kind)
-    if shape is None and asked.format == "zarr":
-        raise OptionError(
-            "zarr takes maps of one size, and here pictures keep theirs; take parquet or npz, or a preprocessing "
-            "with a size"
-        )
+    _vet_sizes(asked, shape, card, source)
     job = Job(
         file=str(Path(file).absolute()),
         sha256=source.sha256,
@@ -139,6 +148,8 @@ def plan(asked: Asked) -> tuple[Job, Pictures]:
         shape=shape,
         preprocessing=about.preprocessing,
         method=card.method,
+        engine=engine_of(asked.providers),
+        rows=asked.rows,
     )
     return job, pictures
 
@@ -179,6 +190,28 @@ def _refuse(card: Card, own: Sequence[str]) -> None:
     more = [name for name in card.inputs if name != "target" and name.split("/")[0] != "noise"]
     if more:
         raise OptionError(f"this file also takes {', '.join(more)}, which a run over pictures cannot give")
+
+
+def _vet_sizes(asked: Asked, shape: tuple[int, ...] | None, card: Card, source: Source) -> None:
+    """What needs maps, or pictures, of one size."""
+    if shape is None and asked.format == "zarr":
+        raise OptionError(
+            "zarr takes maps of one size, and here pictures keep theirs; take parquet or npz, or a preprocessing "
+            "with a size"
+        )
+    if asked.rows == 1:
+        return
+    if shape is None:
+        raise OptionError(
+            f"rows={asked.rows} takes pictures of one size, and here they keep theirs; take rows=1, or a "
+            "preprocessing with a size"
+        )
+    for name, (lead, *_) in dimensions(source.model).items():
+        if name not in card.inputs and isinstance(lead, int):
+            raise OptionError(
+                f"rows={asked.rows}: the first axis of the input {name!r} is fixed at {lead}, so pictures cannot "
+                "share a run; take rows=1, or export the model with a free batch"
+            )
 
 
 def _kind(asked: str | None, card: Card, file: str) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...rewriter.errors import OptionError
 from . import manifest
+from .engine import CPU
 from .job import Asked, Images, Job, Pictures, plan
 from .pool import Workers, dask_workers, local_workers, spread
 from .rows import begin
-from .shard import Bad, Record, Task, explain_shard
+from .shard import Bad, Record, Task, explain_shard, take_engine
+
+if TYPE_CHECKING:
+    from ..providers import Provider
 
 Progress = Callable[[int, int], None]
 """(pictures done, pictures in all), called after every shard."""
@@ -47,14 +52,17 @@ def run(
     bad: str = "skip",
     resume: bool = False,
     preprocessing: str | os.PathLike[str] | Mapping[str, object] | None = None,
+    providers: str | Sequence[Provider] | None = None,
+    rows: int = 1,
     progress: Progress | None = None,
 ) -> Report:
     """Explain pictures with an emitted file, and write the maps into the folder `out`.
 
-    The pictures are cut into shards of `shard`, whatever works on them, and each is run by itself on one thread: the
+    The pictures are cut into shards of `shard`, whatever works on them, and run `rows` at a time on one thread: the
     files have the same bytes for any number of workers and on any executor (of one version of the packages, on one
-    kind of machine). A shard is written under another name and then renamed; what is killed is done again, what was
-    done before is kept with resume.
+    kind of machine; on a graphics card, of one machine at best, for kernels that add in no fixed order need not repeat
+    themselves). A shard is written under another name and then renamed; what is killed is done again, what was done
+    before is kept with resume.
 
     file: made by `onnxplain compile`, with target="input" (then `target` is the class, -1 or None for the top one),
         "top" or one class. images: a folder, a text list, or a sequence of paths.
@@ -64,14 +72,22 @@ def run(
     format: "parquet", "zarr" (one size of maps only) or "npz", see `rows`. map: "heatmap" or "attribution"; by default
         the heat map where the file has one.
     bad: "skip" leaves pictures out that cannot be read or explained and lists them in bad.csv; "stop" ends the run.
+    providers: of every worker's session, as for `load`; a worker opens one before anything is written. "auto" is
+        looked up there once, and every worker then takes that one. The manifest says which.
+    rows: neighbours of one shard that share a run (the last run of a shard is shorter), whatever memory is free. A map
+        then equals that of rows=1 to the rounding of the kernels. More than 1 takes pictures of one size and a model
+        with a free batch.
 
-    Raises OptionError, TargetError, ModelError, ImageError (bad="stop"), StaleError (a resumed run that was begun with
-    something else), ExplainError (workers that die again and again).
+    Raises OptionError, TargetError, ModelError, ProviderError (a provider that a worker cannot take), ImageError
+    (bad="stop"), StaleError (a resumed run that was begun with something else), ExplainError (workers that die again
+    and again).
     """
     if sum(given is not None for given in (dask, executor)) > 1 or (dask is not None and workers is not None):
         raise OptionError("give one of workers, dask and executor: a dask cluster has its own workers")
-    job, pictures = plan(Asked(file, images, out, shard, format, map, bad, target, preprocessing))
+    asked = Asked(file, images, out, shard, format, map, bad, target, preprocessing, providers, rows)
+    job, pictures = plan(asked)
     with _workers(workers, dask, executor) as crew:
+        job = _on_engine(job, crew)
         records = manifest.begin(job, resume)
         begin(job, pictures)
         resumed = len(records)
@@ -86,6 +102,15 @@ def _workers(
     if executor is not None:
         return nullcontext(Workers(count or 1, executor))
     return local_workers(count) if dask is None else dask_workers(dask)
+
+
+def _on_engine(job: Job, crew: Workers) -> Job:
+    """The job on the providers that a worker took. One of the workers is asked, not this process: they may be on other
+    machines, and whatever is opened here would hold the card's memory to the end."""
+    if job.engine == CPU:
+        return job
+    (taken,) = spread(crew, take_engine, [job])
+    return replace(job, engine=taken)
 
 
 def _work(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ...rewriter.compile import HEATMAP
 from ...rewriter.errors import ImageError, ModelError, StaleError
@@ -17,9 +18,15 @@ from ...rewriter.load import load as load_source
 from ..atomic import write_bytes
 from ..explainer import Explainer, Result, load
 from ..images import prepare, read_image
+from ..providers import short_name
+from .engine import AUTO, Engine, engine_of, providers_of
 from .job import Job
 from .pool import check_stop
 from .rows import FORMATS, Files, Floats, Rows
+
+Doubles: TypeAlias = npt.NDArray[np.float64]
+Row: TypeAlias = tuple[int, float, Floats]
+"""Top class, its score, and the map."""
 
 RECORDS = ".shards"
 """Folder of the shards that are done, below the result; the manifest takes its place in the end."""
@@ -67,26 +74,23 @@ class Task:
 
 
 def explain_shard(task: Task) -> Record:
-    """Explain the pictures of a shard one by one, write the rows, then the record that says that it is done.
+    """Explain the pictures of a shard in order, write the rows, then the record that says that it is done.
 
-    One picture a run: its map then does not depend on its neighbours, nor the number of rows of a run on the memory
-    that happens to be free. Repeating it writes the same files. Raises ImageError for a bad picture where the job says
-    stop; StaleError, ModelError, OptionError.
+    The bounds of a run come from the job alone: a map depends neither on who works on it nor on the memory that happens
+    to be free. Repeating it writes the same files. Raises ImageError for a bad picture where the job says stop;
+    StaleError, ModelError, ProviderError, OptionError.
     """
     job = task.job
-    explainer = _opened(job.file, job.sha256)
+    explained = explain_files(job, _opened(job.file, job.sha256, job.engine), task.files)
     first, last = job.bounds(task.index)
     rows, bad = Rows(first, last - first), []
-    for i, (file, name) in enumerate(zip(task.files, task.names, strict=True), first):
-        check_stop()
-        try:
-            top, score, heat = explain_one(job, explainer, file)
-        except ImageError as error:
-            if job.bad == "stop":
-                raise ImageError(f"picture {i} is bad: {error}") from error
-            bad.append(Bad(i, name, str(error).replace(file, name)))
+    for i, (file, name, found) in enumerate(zip(task.files, task.names, explained, strict=True), first):
+        if not isinstance(found, ImageError):
+            rows.add(i, name, *found)
+        elif job.bad == "stop":
+            raise ImageError(f"picture {i} is bad: {found}") from found
         else:
-            rows.add(i, name, top, score, heat)
+            bad.append(Bad(i, name, str(found).replace(file, name)))
     files = FORMATS[job.format](job, task.index, rows)
     record = Record(task.index, first, last, len(rows.ids), tuple(bad), files)
     text = json.dumps(record.to_record())
@@ -94,30 +98,80 @@ def explain_shard(task: Task) -> Record:
     return record
 
 
-def explain_one(
-    job: Job, explainer: Explainer | Callable[..., Result], file: str
-) -> tuple[int, float, Floats]:
-    """Top class, its score, and the map. ImageError where the picture cannot be read or explained, or where its
-    result is not finite."""
-    x, _ = prepare(read_image(file), job.preprocessing)
+def take_engine(job: Job) -> Engine:
+    """Open the session in this worker: what it runs on, with the provider that "auto" came to. Raises ProviderError,
+    OptionError, ModelError, StaleError."""
+    session = _opened(job.file, job.sha256, job.engine).session
+    return engine_of(short_name(session.get_providers()[0])) if job.engine == AUTO else job.engine
+
+
+def explain_files(
+    job: Job, explainer: Explainer | Callable[..., Result], files: Sequence[str]
+) -> Iterator[Row | ImageError]:
+    """For every file in order its row, or why it has none: it cannot be read or explained, or its result is not finite.
+
+    Each run takes the next `job.rows` files, less those that cannot be read. Raises ModelError, Stopped.
+    """
+    for start in range(0, len(files), job.rows):
+        pictures = [(file, _read(job, file)) for file in files[start : start + job.rows]]
+        good = [(file, x) for file, x in pictures if not isinstance(x, ImageError)]
+        found = iter(_explained(job, explainer, good) if good else ())
+        for _, x in pictures:
+            yield x if isinstance(x, ImageError) else next(found)
+
+
+def _read(job: Job, file: str) -> Floats | ImageError:
+    check_stop()
+    try:
+        return prepare(read_image(file), job.preprocessing)[0]
+    except ImageError as error:
+        return error
+
+
+def _explained(
+    job: Job, explainer: Explainer | Callable[..., Result], good: Sequence[tuple[str, Floats]]
+) -> list[Row | ImageError]:
+    """One run; where it does not take its pictures, a run for each, so that only the culprit is bad."""
+    try:
+        return _run(job, explainer, good)
+    except ImageError as error:
+        if len(good) == 1:
+            return [error]
+        return [found for one in good for found in _explained(job, explainer, [one])]
+
+
+def _run(
+    job: Job, explainer: Explainer | Callable[..., Result], good: Sequence[tuple[str, Floats]]
+) -> list[Row | ImageError]:
+    count, x = len(good), np.concatenate([one for _, one in good])
     found = explainer(x) if job.target is None else explainer(x, target=job.target)
-    values = np.asarray(found.outputs[job.output], np.float64).reshape(-1)
+    values = np.asarray(found.outputs[job.output], np.float64)
     heat = found.heatmap if job.map == HEATMAP else found.attribution
     assert heat is not None
-    if heat.shape[0] != 1 or (job.shape is not None and heat.shape[1:] != job.shape):
-        wanted = "of one row" if job.shape is None else f"of shape {[1, *job.shape]}"
+    if heat.shape[0] != count or (job.shape is not None and heat.shape[1:] != job.shape):
+        wanted = "one row" if job.shape is None else str([count, *job.shape])
         raise ModelError(
-            f"the {job.map} has shape {list(heat.shape)}, not one {wanted}; compile the file again"
+            f"the {job.map} of {count} picture{'s' * (count != 1)} has shape {list(heat.shape)}, not {wanted}; "
+            "compile the file again"
         )
-    one = np.ascontiguousarray(heat[0], np.float32)
-    top = int(values.argmax())
-    if not np.isfinite(one).all() or not np.isfinite(values[top]):
-        raise ImageError(f"{file!r}: its explanation holds NaN or infinity")
-    return top, float(values[top]), one
+    if count > 1 and values.shape[:1] != (count,):
+        raise ModelError(
+            f"output {job.output!r} has shape {list(values.shape)}, and not a row for each of {count} pictures; "
+            "take rows=1"
+        )
+    scores = values.reshape(count, -1)
+    return [_row(file, score, one) for (file, _), score, one in zip(good, scores, heat, strict=True)]
+
+
+def _row(file: str, scores: Doubles, heat: Floats) -> Row | ImageError:
+    one, top = np.ascontiguousarray(heat, np.float32), int(scores.argmax())
+    if not np.isfinite(one).all() or not np.isfinite(scores[top]):
+        return ImageError(f"{file!r}: its explanation holds NaN or infinity")
+    return top, float(scores[top]), one
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(file: str, sha256: str) -> Explainer:
+def _opened(file: str, sha256: str, engine: Engine) -> Explainer:
     """One session a process, of one thread: the processes are what fills the machine. Raises StaleError where the
     file is another one than the run was started with."""
     source = load_source(file)
@@ -125,4 +179,6 @@ def _opened(file: str, sha256: str) -> Explainer:
         raise StaleError(
             f"{file!r} is not the file this run was started with; leave it alone until the run is done"
         )
-    return load(file, threads=1)
+    explainer = load(file, providers=providers_of(engine), threads=1)
+    explainer.whole = True  # rows that were cut by free memory would not have the same bytes everywhere
+    return explainer

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from ..loading import load_onnxruntime
 from ..opening import serialize
-from ..providers import Provider, create_session, load_onnxruntime, short_name
+from ..providers import Provider, create_session, short_name
 from .timing import seconds
 
 PRODUCTS = ((256, 4), (512, 4), (1024, 4), (2048, 4), (4096, 4), (4096, 32))

@@ -11,7 +11,7 @@ import typer
 from ...rewriter.errors import TargetError
 from ..batch import run
 from ..lanes import progress_bar
-from .options import Preprocess
+from .options import Preprocess, Provider
 
 
 def batch_command(
@@ -44,6 +44,10 @@ def batch_command(
     ] = "skip",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     preprocess: Preprocess = None,
+    provider: Provider = None,
+    rows: Annotated[
+        int, typer.Option(help="Pictures in one run; more than 1 is for graphics cards.", min=1)
+    ] = 1,
 ) -> None:
     """Explain many pictures, on many processes or machines.
 
@@ -64,6 +68,8 @@ def batch_command(
             bad=bad,
             resume=resume,
             preprocessing=preprocess,
+            providers=provider,
+            rows=rows,
             progress=tell,
         )
     shards = f"{report.shards} shard{'s' * (report.shards != 1)}"

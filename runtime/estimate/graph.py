@@ -12,13 +12,13 @@ from onnx import TensorProto, helper
 
 from ...rewriter.canonical import canonise
 from ...rewriter.compile import explained_inputs
-from ...rewriter.draft import captured
 from ...rewriter.emit import Emit
 from ...rewriter.errors import ModelError, OptionError
 from ...rewriter.graph import Graph, Node, Value, assemble, prepare, with_weights
 from ...rewriter.load import Source, load
 from ...rewriter.passes.share import live
 from ...rewriter.site import Refuse, Site
+from ...rewriter.split import behind
 from ...rewriter.tape import WEIGHTED, touched
 from ...rewriter.target import find_head, find_output
 from .layout import Layout, layout_of, samples_of
@@ -161,13 +161,8 @@ def _model(graph: Graph, g: Emit, results: Sequence[Value]) -> onnx.ModelProto:
 
 def _keep_needed(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
     """Drop the nodes that none of the tensors depends on; returns every tensor that is needed."""
-    needed, kept = set(names), []
-    for node in reversed(graph.node):
-        if any(name in needed for name in node.output if name):
-            needed.update(node.input)
-            needed |= captured(node)
-            kept.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(kept)]
+    kept, needed = behind(graph.node, names)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
     del graph.node[:]
     graph.node.extend(nodes)
     return needed

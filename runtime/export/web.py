@@ -23,11 +23,12 @@ import PIL
 from ... import models
 from ...rewriter.errors import OptionError
 from ...rewriter.passes.shapes import tensor_type
+from ...rewriter.split import split, subgraph
 from ...rules.registry import methods as known_methods
 from ..compiling import package_version
 from ..opening import serialize
-from .web_files import Weights, forward_part
-from .web_parts import Part, open_parts, paths_of, runs_on_webgpu
+from .web_files import Weights
+from .web_parts import PROBES, Part, open_parts, paths_of, runs_on_webgpu
 from .web_runtime import PAGE, Runtime, find_runtime
 
 SCHEMA = 1
@@ -151,7 +152,8 @@ def _model(folder: Path, parts: Sequence[Part]) -> dict[str, object]:
     first = parts[0]
     stem = f"{_safe(first.title)}-{first.key}"
     weights = Weights(f"{stem}.weights")
-    forward = forward_part(first.model, first.card.inputs, first.card.outputs)
+    own = [value for value in first.model.graph.output if value.name not in first.card.outputs]
+    forward = subgraph(first.model, own)
     record: dict[str, object] = {
         "id": first.key,
         "name": first.title,
@@ -163,7 +165,7 @@ def _model(folder: Path, parts: Sequence[Part]) -> dict[str, object]:
         "source": {key: first.card.source.get(key) for key in ("sha256", "opset", "producer")},
         "forward": _save(folder, f"{stem}.forward", weights.detach(forward)),
         "methods": [
-            _method(part, _save(folder, f"{stem}.{i}-{_safe(part.card.method)}", weights.detach(part.model)))
+            _method(part, _graphs(folder, f"{stem}.{i}-{_safe(part.card.method)}", part, weights))
             for i, part in enumerate(parts)
         ],
     }
@@ -189,6 +191,16 @@ def _method(part: Part, file: Mapping[str, object]) -> dict[str, object]:
         "webgpu": runs_on_webgpu(part.model),
         **file,
     }
+
+
+def _graphs(folder: Path, name: str, part: Part, weights: Weights) -> dict[str, object]:
+    """The file of an explanation; of one that is probed again and again for a picture the part that every probe runs,
+    and `state`, which is run once for the picture."""
+    late = {probe for probe, kind in PROBES.items() if kind == part.kind}
+    if not late:
+        return _save(folder, name, weights.detach(part.model))
+    before, after = (weights.detach(model) for model in split(part.model, late))
+    return {**_save(folder, name, after), "state": _save(folder, f"{name}.state", before)}
 
 
 def _save(folder: Path, name: str, model: onnx.ModelProto) -> dict[str, object]:

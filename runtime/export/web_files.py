@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import TensorProto, numpy_helper
-
-from ...rewriter.draft import captured
 
 ALIGNMENT = 64
 """Of every tensor in the file of weights."""
@@ -65,30 +62,4 @@ def _bytes_of(tensor: TensorProto) -> bytes:
     return raw
 
 
-def forward_part(
-    model: onnx.ModelProto, added_inputs: Iterable[str], added_outputs: Iterable[str]
-) -> onnx.ModelProto:
-    """The forward pass of an emitted file: what its own outputs need, without what the explanation added."""
-    theirs_in, theirs_out = set(added_inputs), set(added_outputs)
-    outputs = [value for value in model.graph.output if value.name not in theirs_out]
-    needed, nodes = {value.name for value in outputs}, []
-    for node in reversed(model.graph.node):
-        if needed & set(node.output):
-            needed.update((*node.input, *captured(node)))
-            nodes.append(node)
-    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    part.functions.extend(model.functions)
-    graph = part.graph
-    graph.name = model.graph.name
-    graph.node.extend(reversed(nodes))
-    graph.input.extend(value for value in model.graph.input if value.name not in theirs_in)
-    graph.output.extend(outputs)
-    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
-    graph.sparse_initializer.extend(
-        tensor for tensor in model.graph.sparse_initializer if tensor.values.name in needed
-    )
-    graph.value_info.extend(value for value in model.graph.value_info if value.name in needed)
-    return part
-
-
-__all__ = ["Weights", "forward_part"]
+__all__ = ["Weights"]

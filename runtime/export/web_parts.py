@@ -34,7 +34,8 @@ FILTERS = ("linearscope.rows", "linearscope.columns")
 """Default methods of a source model: for one that gives scores, for one that gives pictures."""
 USUAL = MappingProxyType({"linearscope.votes": {"variant": "classwise"}})
 """Options where nobody gave them: as printed in the paper, votes say little of the classes (see `scope votes`)."""
-KINDS = {"cotangent": "rows", TANGENT: "columns", CLASSES: "votes"}
+PROBES = MappingProxyType({"cotangent": "rows", TANGENT: "columns"})
+KINDS = MappingProxyType({**PROBES, CLASSES: "votes"})
 """Input that a file asks for -> what the page does with it; a map otherwise."""
 
 
@@ -206,4 +207,4 @@ def paths_of(files: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return [Path(os.fspath(file)) for file in files]
 
 
-__all__ = ["Part", "open_parts", "paths_of", "runs_on_webgpu"]
+__all__ = ["PROBES", "Part", "open_parts", "paths_of", "runs_on_webgpu"]

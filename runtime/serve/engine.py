@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from ..providers import load_onnxruntime
+from ..loading import load_onnxruntime
 from .refusal import Gone, busy, late
 from .served import RunOptions
 from .settings import Settings

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import onnx
 from onnx import TensorProto, helper
 
-from ...rewriter.draft import captured
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
 from ...rewriter.load import all_nodes
+from ...rewriter.split import behind, subgraph
 
 STANDARD = frozenset({"", "ai.onnx"})
 HEAD = "verify/head"
@@ -28,32 +28,12 @@ def forward_part(model: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelPr
     Raises ModelError for a tensor that nothing makes.
     """
     graph = model.graph
-    needed = _needed(graph.node, outputs)
     made = {name for node in graph.node for name in node.output}
     declared = {value.name: value for value in (*graph.output, *graph.input)}
     for name in outputs:
         if name not in made and name not in declared:
             raise ModelError(f"the file has no tensor {name!r}, which its card names; compile it again")
-    part = onnx.ModelProto()
-    part.ir_version = model.ir_version
-    part.opset_import.extend(model.opset_import)
-    part.functions.extend(model.functions)
-    part.graph.name = "forward"
-    part.graph.node.extend(node for node in graph.node if any(name in needed for name in node.output if name))
-    part.graph.input.extend(value for value in graph.input if value.name in needed)
-    part.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in needed)
-    part.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in needed)
-    part.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in outputs)
-    return part
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> set[str]:
-    needed = set(outputs)
-    for node in reversed(nodes):
-        if any(name in needed for name in node.output if name):
-            needed.update(name for name in node.input if name)
-            needed |= captured(node)
-    return needed
+    return subgraph(model, [declared.get(name) or onnx.ValueInfoProto(name=name) for name in outputs])
 
 
 def exposed(model: onnx.ModelProto, tensor: str, own: int, x: str) -> tuple[onnx.ModelProto, str]:
@@ -106,8 +86,7 @@ def foreign(model: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
         graphs = [(loop.attribute[0].g, [f"lane/out/{name}" for name in outputs])]
     forward: set[str] = set()
     for graph, ends in graphs:
-        needed = _needed(graph.node, ends)
-        forward |= {node.name for node in graph.node if any(name in needed for name in node.output if name)}
+        forward |= {node.name for node in behind(graph.node, ends)[0]}
     return sorted(
         {
             f"{node.domain}.{node.op_type}"

@@ -16,7 +16,8 @@ from ...rewriter.load import Source, load
 from ..compiling import Model, description, package_version
 from ..explainer import Explainer
 from ..explainer import load as load_explainer
-from ..providers import Provider, load_onnxruntime, short_name
+from ..loading import load_onnxruntime
+from ..providers import Provider, short_name
 from ..settings import resolved
 from .cases import Array, Given, Maker
 from .certificate import Certificate, fingerprint

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -16,12 +19,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxplain.rewriter.errors import ModelError, OptionError, ProviderError
-from onnxplain.runtime import providers
+from onnxplain.runtime import loading, providers
+from onnxplain.runtime.loading import load_onnxruntime
 from onnxplain.runtime.providers import (
     NAMES,
     compiled_in,
     create_session,
-    load_onnxruntime,
     resolve,
     short_name,
 )
@@ -280,7 +283,7 @@ def test_without_onnxruntime_the_extras_are_named(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> ModuleType:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(providers, "import_module", missing)
+    monkeypatch.setattr(loading, "import_module", missing)
     with pytest.raises(ProviderError, match=r"onnxplain\[cpu\] and onnxplain\[gpu\]"):
         create_session(b"m")
 
@@ -288,7 +291,7 @@ def test_without_onnxruntime_the_extras_are_named(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("fresh_import")
 def test_a_gutted_installation_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is left after one of two overlapping wheels was uninstalled: a folder, and nothing in it.
-    monkeypatch.setattr(providers, "import_module", lambda name: ModuleType(name))
+    monkeypatch.setattr(loading, "import_module", lambda name: ModuleType(name))
     with pytest.raises(ProviderError, match="broken"):
         load_onnxruntime()
 
@@ -300,7 +303,24 @@ def test_two_wheels_at_once_are_reported(monkeypatch: pytest.MonkeyPatch) -> Non
             raise PackageNotFoundError(name)
         return "1.23.0"
 
-    monkeypatch.setattr(providers, "version", version)
+    monkeypatch.setattr(loading, "version", version)
     with pytest.warns(RuntimeWarning, match="onnxruntime and onnxruntime-gpu are installed together"):
         load_onnxruntime()
     load_onnxruntime()  # a second warning would be an error here
+
+
+@pytest.mark.parametrize("wish", [None, "0"])
+def test_onnxruntime_tells_nobody_unless_it_is_asked_to(tmp_path: Path, wish: str | None) -> None:
+    """In a process of its own: the variable is read while onnxruntime is imported. An identifier on disk is the first
+    thing that its telemetry makes."""
+    code = (
+        "import os, onnxplain; from onnxplain import models; import numpy as np;"
+        "onnxplain.compile(models.path('mnist_lenet'), 'saliency')(np.zeros((1, 1, 28, 28), np.float32));"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CI": "" if wish is None else "true"}
+    environment |= {} if wish is None else {"ORT_DISABLE_TELEMETRY": wish}
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout.strip() == (wish or "1")
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in str(path)]

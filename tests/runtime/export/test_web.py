@@ -23,7 +23,7 @@ from onnxplain.runtime.cli import ui
 from onnxplain.runtime.export import web_runtime
 from onnxplain.runtime.export.page_server import HEADERS, POLICY, serve_folder
 from onnxplain.runtime.export.web import export_web
-from onnxplain.runtime.export.web_files import Weights, forward_part
+from onnxplain.runtime.export.web_files import Weights
 from onnxplain.runtime.export.web_runtime import PAGE, WASM, WEBGPU, find_runtime, locked_version
 from tests.runtime.cli.conftest import Cli, cli
 from tests.runtime.small import product
@@ -109,13 +109,43 @@ def test_equal_tensors_are_stored_once() -> None:
     assert second == first and proto.graph.initializer[0].raw_data  # the model that was given stays as it is
 
 
-def test_the_forward_part_has_nothing_of_the_explanation() -> None:
-    explainer = onnxplain.compile(models.path("mnist_lenet"), "guided-backprop", lowering="web")
-    part = forward_part(explainer.model, explainer.card.inputs, explainer.card.outputs)
-    onnx.checker.check_model(part, full_check=True)
+def test_the_forward_part_has_nothing_of_the_explanation(tmp_path: Path, runtime: Path) -> None:
+    made = export_web(
+        [models.path("mnist_lenet")], tmp_path / "site", methods=["guided-backprop"], runtime=runtime
+    )
+    (model,) = manifest(made.folder)["models"]
+    part, whole = (onnx.load(made.folder / entry["file"]) for entry in (model["forward"], *model["methods"]))
     source = onnx.load(models.path("mnist_lenet"))
     assert [value.name for value in part.graph.input] == [value.name for value in source.graph.input]
-    assert len(part.graph.node) <= len(source.graph.node) < len(explainer.model.graph.node)
+    assert len(part.graph.node) <= len(source.graph.node) < len(whole.graph.node)
+
+
+def test_what_a_probe_needs_of_a_picture_is_a_graph_of_its_own(tmp_path: Path, runtime: Path) -> None:
+    made = export_web([models.path("esrgan_slim_x4")], tmp_path / "site", runtime=runtime)
+    (model,) = manifest(made.folder)["models"]
+    x = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    wanted = onnxplain.Interpreter(models.path("esrgan_slim_x4"), x, head="prob")
+    probes = {"rows": ("cotangent", (1, 3, 32, 32)), "columns": ("tangent", (1, 3, 8, 8))}
+    for entry in model["methods"]:
+        assert made.bytes[entry["state"]["file"]] == entry["state"]["bytes"]
+        state, probe = (
+            onnxruntime.InferenceSession(made.folder / file)
+            for file in (entry["state"]["file"], entry["file"])
+        )
+        kept = dict(
+            zip(
+                [v.name for v in state.get_outputs()],
+                state.run(None, {model["input"]["name"]: x}),
+                strict=True,
+            )
+        )
+        name, shape = probes[entry["kind"]]
+        one = np.zeros(shape, np.float32)
+        one[0, 1, 5, 4] = 1
+        feeds = {**kept, model["input"]["name"]: x, name: one}
+        (found,) = probe.run(None, {value.name: feeds[value.name] for value in probe.get_inputs()})
+        asked = wanted.rows if name == "cotangent" else wanted.columns
+        np.testing.assert_allclose(found, asked([(1, 5, 4)]), rtol=0, atol=1e-5 * float(np.abs(found).max()))
 
 
 def test_files_of_one_source_share_a_model(tmp_path: Path, runtime: Path) -> None:

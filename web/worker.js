@@ -34,6 +34,7 @@ async function open(file, weights) {
   return ort.InferenceSession.create(graph, {
     executionProviders: [backend],
     externalData: [{ path: weights.split("/").pop(), data }],
+    extra: { session: { intra_op: { allow_spinning: "0" } } }, // threads of one session would slow the next one's run
     enableMemPattern: false, // an explanation keeps most activations: the pattern costs more than it saves
     logSeverityLevel: 3,
   });

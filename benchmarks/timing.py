@@ -13,6 +13,8 @@ from typing import ParamSpec, TypeVar
 
 import numpy as np
 
+from onnxplain.runtime.bench.timing import LEAST, Spread, seconds
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -20,24 +22,8 @@ SAMPLE = 0.1
 """Seconds that one sample lasts at least: short calls are repeated and averaged."""
 LONG = 0.25
 """Seconds of a call from which a cold cache and sleeping threads are lost in it."""
-LEAST = 3
-"""Rounds that a median needs."""
 PAUSE = 0.03
 """Seconds before each sample in which idle threads of other libraries stop spinning."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median, tenth and ninetieth percentile."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Spread:
-        low, median, high = np.percentile(values, (10, 50, 90))
-        return cls(float(median), float(low), float(high))
 
 
 def interleave(
@@ -121,12 +107,6 @@ def fresh_within(
     return process.exitcode == 0
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def peak_memory(make: Callable[[], Callable[[], object]]) -> float | None:
     """MiB that a call needs beyond what the process already had: weights and the largest moment of three runs, or of
     one where a run is longer than a second.
@@ -157,3 +137,6 @@ def _status(key: str) -> float | None:
         return None
     found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{key}:")]
     return float(found[0]) if found else None
+
+
+__all__ = ["LEAST", "Spread", "fresh", "fresh_within", "interleave", "peak_memory", "seconds"]

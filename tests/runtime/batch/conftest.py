@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 import onnxplain
@@ -33,6 +35,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = digits[i] if i < len(digits) else random.integers(0, 256, (28, 28), np.uint8)
         Image.fromarray(pixels).save(place / f"{i:03}.png")
     return folder
+
+
+@pytest.fixture
+def logarithm(tmp_path: Path) -> Path:
+    """Saliency of y = sum of log(x): not finite for a picture with black in it."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Log", ["x"], ["logs"]),
+            helper.make_node("ReduceSum", ["logs", "axes"], ["y"], keepdims=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
+        [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "log.onnx")
+    return onnxplain.compile(tmp_path / "log.onnx", "saliency").save(tmp_path / "log.saliency.onnx")
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -13,9 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
 import onnxplain
@@ -116,25 +114,12 @@ def test_a_shard_of_bad_pictures(explanation: Path, tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path / "maps" / "part-00000.parquet").num_rows == 0
 
 
-def test_an_explanation_that_is_not_finite(tmp_path: Path, photos: Path) -> None:
+def test_an_explanation_that_is_not_finite(logarithm: Path, tmp_path: Path) -> None:
     """log(0) in the model: the picture is bad, not the run."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Log", ["x"], ["logs"]),
-            helper.make_node("ReduceSum", ["logs", "axes"], ["y"], keepdims=0),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, tmp_path / "log.onnx")
-    file = onnxplain.compile(tmp_path / "log.onnx", "saliency").save(tmp_path / "log.saliency.onnx")
     (tmp_path / "some").mkdir()
     for name, grey in (("black", 0), ("grey", 128)):
         Image.new("L", (28, 28), grey).save(tmp_path / "some" / f"{name}.png")
-    report = here(file, tmp_path / "some", tmp_path / "maps", format="npz")
+    report = here(logarithm, tmp_path / "some", tmp_path / "maps", format="npz")
     assert [(one.path, "NaN or infinity" in one.reason) for one in report.bad] == [("black.png", True)]
 
 

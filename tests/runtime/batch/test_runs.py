@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
@@ -142,24 +141,6 @@ def test_a_file_that_cannot_be_read_leaves_its_run(explanation: Path, photos: Pa
     assert_near(tmp_path / "4", tmp_path / "1", 9)
     with pytest.raises(onnxplain.ImageError, match=r"picture 1 is bad.*text"):
         here(explanation, tmp_path / "list.txt", tmp_path / "stop", bad="stop")
-
-
-@pytest.fixture
-def logarithm(tmp_path: Path) -> Path:
-    """Saliency of y = sum of log(x): not finite for a picture with black in it."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Log", ["x"], ["logs"]),
-            helper.make_node("ReduceSum", ["logs", "axes"], ["y"], keepdims=0),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 28, 28])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])],
-        [helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, tmp_path / "log.onnx")
-    return onnxplain.compile(tmp_path / "log.onnx", "saliency").save(tmp_path / "log.saliency.onnx")
 
 
 def test_a_picture_that_is_not_finite_is_bad_by_itself(logarithm: Path, tmp_path: Path) -> None:

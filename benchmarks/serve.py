@@ -1,6 +1,6 @@
 """A server under load: are all answers right, how much does serving cost, and does memory stay where it is?
 
-python -m benchmarks.serve [--seconds 60] [--clients 8] [--workers 2] [--batching 2ms] [--out FILE.json]
+python -m benchmarks.serve [--seconds 60] [--clients 8] [--workers 2] [--batching 2ms] [--out FILE.md]
 
 Saliency of EfficientNet-Lite0 (224 x 224, tensors as bytes) is served by `onnxplain serve` in a process of its own.
 Clients send one picture at a time, each from several of its own with the explained class, and compare every answer
@@ -23,18 +23,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 import onnxplain
+from benchmarks.table import load, machine, table
 from onnxplain import models
 
 NAME = "lite.saliency"
 PICTURES = 3
 """Of each client."""
+PACKAGES = ("onnxplain", "onnxruntime", "starlette", "uvicorn")
 WARM_UP = 2
 """Requests of each client before anything is counted."""
 
@@ -239,6 +241,28 @@ def measure(seconds: float, clients: int, workers: int, batching: str | None) ->
     )
 
 
+def report(found: Outcome, given: argparse.Namespace, busy: float | None) -> str:
+    """The page."""
+    memory = [f"{found.memory[int(i)] / 1e6:.1f}" for i in np.linspace(0, len(found.memory) - 1, 7)]
+    rows = [
+        ["answers, all compared with Python's", f"{found.right} right, {found.wrong} wrong"],
+        ["refused, lost", f"{found.refused}, {found.lost}"],
+        ["answers a second", f"{found.rate:.1f}"],
+        ["runs a second of the bare session", f"{found.bare:.1f}"],
+        ["throughput over the bare session's", f"{found.rate / found.bare:.2f}"],
+        ["latency, median and 99 %", f"{found.p50 * 1e3:.0f}, {found.p99 * 1e3:.0f} ms"],
+        ["resident memory at seven moments, MB", ", ".join(memory)],
+    ]
+    batching = f", batching {given.batching}" if given.batching else ""
+    return f"""# The server under load
+
+{machine(given.workers, PACKAGES, busy)}
+Saliency of EfficientNet-Lite0 by `onnxplain serve`, {given.clients} clients on the same machine for
+{given.seconds:.0f} s, one picture a request as bytes{batching}. The clients share the cores with the server.
+
+{table(["", ""], rows)}"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -249,10 +273,11 @@ def main() -> int:
     parser.add_argument("--batching", default=None)
     parser.add_argument("--out", type=Path, default=None)
     given = parser.parse_args()
+    busy = load()
     found = measure(given.seconds, given.clients, given.workers, given.batching)
     print(found)
     if given.out is not None:
-        given.out.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        given.out.write_text(report(found, given, busy), encoding="utf-8")
     return 0 if found.good else 1
 
 

@@ -99,6 +99,22 @@ def test_the_compiler_loads_no_runtime() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_onnxruntime_is_imported_in_one_place() -> None:
+    """Elsewhere its telemetry would be on; types may be named."""
+    wrong = []
+    for path in sources("runtime"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for block in ast.walk(tree):
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+                block.body = [ast.Pass()]
+        names = [
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        ]
+        names += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        wrong += [str(path) for name in names if name.partition(".")[0] == "onnxruntime"]
+    assert not wrong
+
+
 def test_the_wheel_holds_every_package() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = settings["package-dir"]

@@ -13,10 +13,8 @@ SAME = helper.make_model(
     helper.make_graph(
         [helper.make_node("Identity", ["picture"], ["similar"])],
         "same",
-        *(
-            [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 1, 28, 28])]
-            for name in ("picture", "similar")
-        ),
+        [helper.make_tensor_value_info("picture", onnx.TensorProto.FLOAT, ["N", 1, 28, 28])],
+        [helper.make_tensor_value_info("similar", onnx.TensorProto.FLOAT, ["N", 1, 28, 28])],
     ),
     opset_imports=[helper.make_opsetid("", 18)],
     ir_version=10,

@@ -36,7 +36,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    node(), chromium()
+    node()
+    chromium()
 
 
 @pytest.fixture(scope="module")

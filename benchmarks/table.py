@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.files import FileCost, Opening
 from benchmarks.timing import Spread
+from onnxplain.runtime.cores import available_cores
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,7 +71,7 @@ def machine(threads: int, packages: Sequence[str], load: float | None = None) ->
     """The line that says where this was measured. load: average of the minute before."""
     versions = ", ".join(f"{package} {_version(package)}" for package in packages)
     return (
-        f"{_processor()}, {_cores()} cores, {threads} threads; {platform.system()} {platform.machine()}, "
+        f"{_processor()}, {available_cores()} cores, {threads} threads; {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}; {versions}."
         + (f" Load of the machine before the start: {load:.1f}.\n" if load is not None else "\n")
     )
@@ -95,7 +96,3 @@ def _processor() -> str:
     flags = next((line.split() for line in entries if line.startswith("flags")), [])
     vector = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "")
     return " ".join(part for part in (names[0] if names else platform.processor(), vector.upper()) if part)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,9 +1,10 @@
-"""Files appear whole or not at all: written beside their place under another name, then renamed."""
+"""Files and folders appear whole or not at all: written beside their place under another name, then renamed."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,29 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new, empty folder beside `path` with a hidden name; it takes the place of `path` when the block ends well. An
+    older folder there stays where the block or the renaming fails. Raises OSError."""
+    place = Path(path).absolute()
+    work = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+    old = work.with_name(f"{work.name}.old")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        if place.exists():
+            os.replace(place, old)
+        try:
+            os.replace(work, place)
+        except OSError:
+            if old.exists():
+                os.replace(old, place)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

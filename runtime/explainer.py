@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import onnx
 from ..rewriter.card import Card, read_card
 from ..rewriter.compile import ATTRIBUTION, HEATMAP
 from ..rewriter.errors import OptionError, StaleError, TargetError, nearest
+from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
@@ -126,6 +127,17 @@ class Explainer:
         baseline="input" or references="input". Where several inputs are explained each has its own: `noise/NAME`.
 
         Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
+        found = self.outputs(x, target, cotangent, **more)
+        return _result(found, self.card.outputs, self.plan)
+
+    def outputs(
+        self,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        target: int | Sequence[int] | Array | None = None,
+        cotangent: npt.ArrayLike | None = None,
+        **more: npt.ArrayLike,
+    ) -> dict[str, Array]:
+        """As a call, but all outputs by their names in the file."""
         aim = self.card.target.get("target")
         declared = {node.name: node.type for node in self.session.get_inputs()}
         added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
@@ -145,8 +157,7 @@ class Explainer:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
         self.plan, split = self._planned(feeds, own, rows)
-        found = run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress)
-        return _result(found, self.card.outputs, self.plan)
+        return dict(run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress))
 
     def _planned(self, feeds: Mapping[str, Array], own: Collection[str], samples: int) -> tuple[Plan, Split]:
         """How many rows go into one run, and where the feeds are cut."""
@@ -235,12 +246,16 @@ class Explainer:
         classes = classes.astype(np.int64).reshape(-1, 1)
         if classes.shape[0] not in (1, rows):
             raise TargetError(f"{classes.shape[0]} targets for {rows} samples; give one, or one a sample")
-        size = self.card.target.get("size")
-        wrong = [int(c) for c in classes.ravel() if c < -1 or (size is not None and c >= size)]
-        if wrong:
-            known = "0 and above" if size is None else f"0 to {size - 1}"
-            raise TargetError(f"class {wrong[0]} is out of range: {known}, or -1 for the top class")
+        vet_classes(classes.ravel().tolist(), self.card.target.get("size"))
         return np.ascontiguousarray(np.broadcast_to(classes, (rows, 1)))
+
+
+def vet_classes(classes: Iterable[int], size: int | None) -> None:
+    """size: how many there are, None where nobody knows. Raises TargetError for one that is none, and is not -1."""
+    for index in classes:
+        if index < -1 or (size is not None and index >= size):
+            known = "0 and above" if size is None else f"0 to {size - 1}"
+            raise TargetError(f"class {index} is out of range: {known}, or -1 for the top class")
 
 
 def _feeds(
@@ -280,7 +295,7 @@ def _typed(value: npt.ArrayLike, declared: str, name: str) -> Array:
     return array if wanted is None or array.dtype.kind not in "fiu" else array.astype(wanted, copy=False)
 
 
-def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan) -> Result:
+def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan | None) -> Result:
     kinds: dict[str, dict[str, Array]] = {ATTRIBUTION: {}, HEATMAP: {}}
     own: dict[str, Array] = {}
     more: dict[str, Array] = {}
@@ -296,7 +311,7 @@ def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan) ->
 
 
 def load(
-    path: str | os.PathLike[str] | bytes,
+    path: Source | str | os.PathLike[str] | bytes,
     *,
     providers: str | Sequence[Provider] | None = None,
     threads: int | None = None,

@@ -194,13 +194,17 @@ def run_one(
     if attribution.ndim != 4:
         raise ImageError(f"the attribution has {attribution.ndim} axes; only pictures can be drawn")
     output = result.outputs[aim["output"]][0]
-    if aim["head"] != aim["output"] and aim["squash"] is None:
-        # An inner tensor: the file does not give out its values.
+    if not shows_values(aim):
         index, name, score = target, f"{aim['head']}[{'top' if target < 0 else target}]", float("nan")
     else:
         index = int(np.argmax(output.ravel())) if target < 0 else target
         name, score = _caption(output, index, aim, about.labels)
     return Explained(shown, explainer.card.method, attribution, index, name, score, about)
+
+
+def shows_values(aim: Mapping[str, Any]) -> bool:
+    """Whether the file gives out the values that it explains: not those of an inner tensor. aim: the card's target."""
+    return aim["head"] == aim["output"] or aim.get("squash") is not None
 
 
 def _caption(
@@ -226,12 +230,17 @@ def probabilities(values: Array, squash: str | None) -> Array:
     return np.asarray(powers / powers.sum())
 
 
+def display_of(method: str) -> str:
+    """How the papers of a method show its maps (`Method.display`)."""
+    try:
+        return find(method).display
+    except OptionError:  # a file from a package that is not installed here
+        return "maxabs"
+
+
 def cell(item: Explained) -> Cell:
     """The picture of a method, by the readout its papers show."""
-    try:
-        display = find(item.method).display
-    except OptionError:  # a file from a package that is not installed here
-        display = "maxabs"
+    display = display_of(item.method)
     layout, color = item.about.preprocessing.layout, item.about.preprocessing.color
     if display == "centre":
         return Cell(item.method, back_projection(item.attribution, layout=layout, color=color))

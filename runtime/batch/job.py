@@ -17,6 +17,7 @@ from ...rewriter.load import Source, load
 from ...rewriter.memory import dimensions
 from ..compiling import description, package_version
 from ..estimate.samples import samples
+from ..explainer import vet_classes
 from ..preprocess import Preprocessing
 from .engine import Engine, engine_of, record_of
 from .rows import FORMATS, PACKAGES, need
@@ -230,11 +231,9 @@ def _aim(card: Card, target: int | None) -> int | None:
                 f"this file explains a fixed target ({card.target.get('target')!r}); compile it with target='input'"
             )
         return None
-    size = card.target.get("size")
-    if target is not None and (target < -1 or (isinstance(size, int) and target >= size)):
-        known = f"0 to {size - 1}" if isinstance(size, int) else "0 and above"
-        raise TargetError(f"class {target} is out of range: {known}, or -1 for the top class")
-    return -1 if target is None else target
+    chosen = -1 if target is None else target
+    vet_classes([chosen], card.target.get("size"))
+    return chosen
 
 
 def _explained(card: Card, source: Source) -> str:

@@ -46,7 +46,7 @@ def begin(job: Job, resume: bool) -> dict[int, Record]:
     for left in (*folder.glob(".part-*"), *(folder / RECORDS).glob(".*")):
         left.unlink(missing_ok=True)  # of workers that were killed while they wrote
     for record in done.values():
-        _keep(folder, record)
+        record.save(folder)  # until there is a manifest again
     _write(folder, {"kind": KIND, "complete": False, "job": job.to_record()})
     return done
 
@@ -105,12 +105,6 @@ def _records(folder: Path, known: Mapping[str, Any]) -> Iterable[Record]:
         return [Record.from_record(text) for text in texts]
     except (TypeError, KeyError, ValueError) as error:
         raise OptionError(f"{str(folder)!r} is damaged: {error}; give another folder") from error
-
-
-def _keep(folder: Path, record: Record) -> None:
-    """As a record of its own, until there is a manifest again."""
-    text = json.dumps(record.to_record())
-    write_bytes(folder / RECORDS / f"{record.index}.json", text.encode())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from ...rewriter.errors import ExplainError, OptionError
+from ..cores import available_cores
 from .rows import need
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ def local_workers(count: int | None) -> Iterator[Workers]:
     """Processes of this machine; by default one for every core that this process may use. Raises OptionError."""
     if count is not None and count < 1:
         raise OptionError(f"workers is {count}; at least 1 process is needed")
-    workers = Workers(count or _cores())
+    workers = Workers(count or available_cores())
     try:
         yield workers
     except BaseException:
@@ -160,7 +161,3 @@ def _begin(stop: Event) -> None:
 def _follow(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

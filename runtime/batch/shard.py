@@ -55,6 +55,10 @@ class Record:
     def to_record(self) -> dict[str, object]:
         return {**asdict(self), "bad": [asdict(one) for one in self.bad]}
 
+    def save(self, folder: Path) -> None:
+        """In the folder of a result, until its manifest is written."""
+        write_bytes(folder / RECORDS / f"{self.index}.json", json.dumps(self.to_record()).encode())
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Record:
         """Raises TypeError, KeyError for what is no record."""
@@ -93,8 +97,7 @@ def explain_shard(task: Task) -> Record:
             bad.append(Bad(i, name, str(found).replace(file, name)))
     files = FORMATS[job.format](job, task.index, rows)
     record = Record(task.index, first, last, len(rows.ids), tuple(bad), files)
-    text = json.dumps(record.to_record())
-    write_bytes(Path(job.out) / RECORDS / f"{task.index}.json", text.encode())
+    record.save(Path(job.out))
     return record
 
 
@@ -179,6 +182,6 @@ def _opened(file: str, sha256: str, engine: Engine) -> Explainer:
         raise StaleError(
             f"{file!r} is not the file this run was started with; leave it alone until the run is done"
         )
-    explainer = load(file, providers=providers_of(engine), threads=1)
+    explainer = load(source, providers=providers_of(engine), threads=1)
     explainer.whole = True  # rows that were cut by free memory would not have the same bytes everywhere
     return explainer

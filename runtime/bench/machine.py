@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import subprocess
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from ..cores import available_cores
 from ..loading import load_onnxruntime
 from ..opening import serialize
 from ..providers import Provider, create_session, short_name
@@ -105,7 +105,7 @@ def probe(
     ort = str(load_onnxruntime().__version__)
     system = f"{platform.system()} {platform.machine()}"
     name = processor(taken)
-    return Machine(name, taken, threads, _cores(), system, ort, kind.name, peak, tuple(rates))
+    return Machine(name, taken, threads, available_cores(), system, ort, kind.name, peak, tuple(rates))
 
 
 def warm_up(providers: str | Sequence[Provider] | None, threads: int | None) -> None:
@@ -175,7 +175,3 @@ def processor(provider: str) -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

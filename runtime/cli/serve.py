@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from ...rewriter.errors import OptionError
+from ..cores import available_cores
 from ..lanes import parse_bytes
 from ..serve import Settings, parse_seconds
 from ..serve.logs import configure
-from ..serve.settings import available_cores, read_keys
+from ..serve.settings import read_keys
 from .options import Memory, Provider
 
 Paths = Annotated[

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from onnx import TensorProto
 from ...rewriter.card import Card, read_card
 from ...rewriter.errors import ModelError, OptionError
 from ...rewriter.load import load
+from ..atomic import atomic_folder
 from ..opening import serialize
 
 TYPES: Mapping[int, str] = MappingProxyType(
@@ -106,9 +105,8 @@ def export_triton(
         raise OptionError(f"{str(root)!r} holds {', '.join(there)} already; replace it, or give another name")
     built = [_build(file, one, serving) for file, one in zip(files, names, strict=True)]
     try:
-        root.mkdir(parents=True, exist_ok=True)
         for one, contents in zip(names, built, strict=True):
-            _place(root, one, contents)
+            _place(root / one, contents)
     except OSError as error:
         raise OptionError(f"cannot write to {str(root)!r}: {error.strerror or error}") from error
     return [root / one for one in names]
@@ -162,25 +160,12 @@ def _build(file: str | os.PathLike[str], name: str, serving: Serving) -> dict[st
     return contents
 
 
-def _place(root: Path, name: str, contents: Mapping[str, bytes]) -> None:
-    """Beside its place under a name that Triton does not take for a model's, then renamed."""
-    final, mark = root / name, secrets.token_hex(6)
-    made, old = root / f".{name}.{mark}", root / f".{name}.{mark}.old"
-    try:
+def _place(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Written under a hidden name, which Triton does not take for a model's."""
+    with atomic_folder(folder) as made:
         for path, data in contents.items():
             (made / path).parent.mkdir(parents=True, exist_ok=True)
             (made / path).write_bytes(data)
-        if final.exists():
-            final.rename(old)
-        try:
-            made.rename(final)
-        except OSError:
-            if old.exists():
-                old.rename(final)
-            raise
-    finally:
-        for left in (made, old):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _name(text: str) -> str:

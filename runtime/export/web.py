@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ...rewriter.errors import OptionError
 from ...rewriter.passes.shapes import tensor_type
 from ...rewriter.split import split, subgraph
 from ...rules.registry import methods as known_methods
+from ..atomic import atomic_folder
 from ..compiling import package_version
 from ..opening import serialize
 from .web_files import Weights
@@ -76,17 +76,13 @@ def export_web(
     _vet_place(place)
     engine = find_runtime(runtime, webgpu)
     parts = open_parts(paths_of(files), methods, options, **reading)
-    work = place.absolute().with_name(f".{place.absolute().name}.{secrets.token_hex(6)}")
     try:
-        work.mkdir(parents=True)
-        _write(work, parts, engine, webgpu, samples)
-        _publish(work, place.absolute())
+        with atomic_folder(place) as work:
+            _write(work, parts, engine, webgpu, samples)
     except OSError as error:
         raise OptionError(
             f"cannot write {str(place)!r}: {error.strerror or error}; choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     sizes = {
         file.relative_to(place).as_posix(): file.stat().st_size
         for file in sorted(place.rglob("*"))
@@ -107,20 +103,6 @@ def _is_export(place: Path) -> bool:
         return "onnxplain" in json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _publish(work: Path, place: Path) -> None:
-    """By renaming: whoever serves the folder sees the old one or the new one."""
-    old = work.with_name(f"{work.name}.old")
-    if place.exists():
-        os.replace(place, old)
-    try:
-        os.replace(work, place)
-    except OSError:
-        if old.exists():
-            os.replace(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(folder: Path, parts: Sequence[Part], engine: Runtime, webgpu: bool, samples: bool) -> None:

@@ -138,7 +138,9 @@ def _part(path: Path, name: str, model: onnx.ModelProto, about: Description) -> 
             sort_keys=True,
         ).encode()
     ).hexdigest()
-    return Part(name, _title(path, card), model, card, about, kind, digest[:12], _range(path), _ships(path))
+    record = _record(path)
+    title = str(record.get("name") or path.stem.removesuffix(f".{card.method}"))
+    return Part(name, title, model, card, about, kind, digest[:12], _range(record), _ships(path))
 
 
 def _vet_picture(name: str, declared: TensorType) -> None:
@@ -170,27 +172,23 @@ def _kind(name: str, model: onnx.ModelProto, card: Card) -> str:
     return "map"
 
 
-def _title(path: Path, card: Card) -> str:
-    stem = path.stem.removesuffix(f".{card.method}")
+def _record(path: Path) -> Mapping[str, object]:
+    """What lies beside a model file; nothing where there is none."""
     try:
-        record = models.record(path) or {}
+        return models.record(path) or {}
     except ValueError as error:
         raise OptionError(str(error)) from error
-    return str(record.get("name") or stem)
 
 
 def _ships(path: Path) -> bool:
     return path.resolve().parent == Path(models.__file__).resolve().parent
 
 
-def _range(path: Path) -> tuple[float, float] | None:
-    try:
-        record = (models.record(path) or {}).get("output")
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-    if not isinstance(record, Mapping) or not {"low", "high"} <= set(record):
+def _range(record: Mapping[str, object]) -> tuple[float, float] | None:
+    bounds = record.get("output")
+    if not isinstance(bounds, Mapping) or not {"low", "high"} <= set(bounds):
         return None
-    return float(record["low"]), float(record["high"])
+    return float(bounds["low"]), float(bounds["high"])
 
 
 def runs_on_webgpu(model: onnx.ModelProto) -> list[str]:

@@ -69,19 +69,19 @@ def read_request(
     return Asked(feeds, _wanted(request, outputs), id_, rows)
 
 
-def _split(body: bytes | bytearray, header_length: str | None) -> tuple[bytes, memoryview]:
+def _split(body: bytes | bytearray, header_length: str | None) -> tuple[bytes | bytearray, memoryview]:
     if header_length is None:
-        return bytes(body), memoryview(b"")
+        return body, memoryview(b"")
     digits = header_length.strip()
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 12) or int(digits) > len(body):
         raise Refusal(
             400, f"Inference-Header-Content-Length {digits[:20]!r} does not fit a body of {len(body)}"
         )
     length = int(digits)
-    return bytes(body[:length]), memoryview(body)[length:]
+    return body[:length], memoryview(body)[length:]
 
 
-def _parse(head: bytes) -> Record:
+def _parse(head: bytes | bytearray) -> Record:
     if head.count(b"[") + head.count(b"{") > MAX_LISTS:
         raise Refusal(400, f"the JSON holds over {MAX_LISTS} lists; send data flat, or as bytes")
     try:

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from ...rewriter.errors import ImageError, OptionError, TargetError
-from ...rules.registry import find
+from ...rewriter.errors import ImageError, TargetError
 from ..describe import Description
 from ..explainer import Result
 from ..images import prepare, to_rgb
-from ..pictures import Explained, cell, class_index, probabilities
+from ..pictures import Explained, cell, class_index, display_of, probabilities, shows_values
 from ..render import readout
 from .answering import Reply, packed
 from .coding import qualities
@@ -118,10 +117,9 @@ def _classes(
 ) -> tuple[int, dict[str, object]]:
     """The explained class, and the top classes of a classifier: probabilities, best first. Where the explained
     tensor is no output of the file, or has several values a channel, there are none."""
-    visible = aim["head"] == aim["output"] or aim.get("squash") is not None
-    values = np.asarray(result.outputs[aim["output"]][0]).ravel().astype(np.float64) if visible else None
-    if values is None:
+    if not shows_values(aim):
         return chosen, {"class": {"index": chosen, "label": None, "score": None}, "classes": []}
+    values = np.asarray(result.outputs[aim["output"]][0]).ravel().astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageError("the model's output holds NaN or infinity on this picture")
     index = int(np.argmax(values)) if chosen < 0 else chosen
@@ -140,11 +138,7 @@ def _classes(
 def _map(method: str, attribution: npt.NDArray[Any], about: Description) -> dict[str, object]:
     """One value a pixel, by the readout that the method's papers draw: the sum over the channels of a signed map, the
     largest magnitude of any other."""
-    try:
-        display = find(method).display
-    except OptionError:  # a file from a package that is not installed here
-        display = "maxabs"
-    name = "sum" if "sym" in display else "maxabs"
+    name = "sum" if "sym" in display_of(method) else "maxabs"
     plane = readout(name, attribution, about.preprocessing.layout)[0]
     data = {"datatype": "FP32", "shape": list(plane.shape), "data": plane.ravel().tolist()}
     return {"readout": name, "map": data}

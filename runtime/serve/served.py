@@ -16,7 +16,7 @@ from ...rewriter.load import Source, load
 from ...rewriter.respell import respell
 from ..compiling import description
 from ..describe import Description
-from ..explainer import Explainer, Result
+from ..explainer import Explainer
 from ..lanes import SHARED
 from ..opening import open_session, serialize, table_for
 from ..providers import create_session, is_auto
@@ -147,18 +147,7 @@ class Served:
         for name in self.card.inputs:
             if name in x:
                 more[name] = x.pop(name)
-        return named(self.explainer(x, target, cotangent, **more), self.card.outputs)
-
-
-def named(result: Result, added: Sequence[str]) -> dict[str, Array]:
-    """A Result as the file's outputs. added: those of the method, as the card has them."""
-    found = {**result.outputs, **result.results}
-    for name in added:
-        kind, _, rest = name.partition("/")
-        of_kind = {"attribution": result.attributions, "heatmap": result.heatmaps}.get(kind)
-        if of_kind is not None and (rest or name) in of_kind:
-            found[name] = of_kind[rest or name]
-    return found
+        return self.explainer.outputs(x, target, cotangent, **more)
 
 
 def _open(source: Source, settings: Settings, explanation: bool) -> InferenceSession:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +10,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from ...rewriter.errors import OptionError
+from ..cores import available_cores
 
 KEY_VARIABLE = "ONNXPLAIN_API_KEY"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0}
 LOGS = ("text", "json")
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # elsewhere than on Linux
-        return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnxplain.rewriter.errors import OptionError
-from onnxplain.runtime.atomic import atomic, write_bytes
+from onnxplain.runtime.atomic import atomic, atomic_folder, write_bytes
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -62,3 +62,34 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_device_is_never_replaced() -> None:
     with pytest.raises(OptionError, match="not a regular file"):
         write_bytes("/dev/null", b"")
+
+
+def test_a_folder_appears_whole_and_an_older_one_stays_until_then(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "folder"
+    for text in ("first", "second"):
+        with atomic_folder(place) as work:
+            (work / "file").write_text(text)
+            assert not place.exists() or (place / "file").read_text() == "first"
+        assert (place / "file").read_text() == text
+    with pytest.raises(ZeroDivisionError), atomic_folder(place) as work:
+        (work / "file").write_text(str(1 // 0))
+    assert (place / "file").read_text() == "second" and list(place.parent.iterdir()) == [place]
+
+
+def test_an_older_folder_comes_back_where_renaming_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "folder"
+    place.mkdir()
+    (place / "file").write_text("old")
+    rename = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == place and not source.name.endswith(".old"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space"), atomic_folder(place) as work:
+        (work / "file").write_text("new")
+    assert (place / "file").read_text() == "old" and list(tmp_path.iterdir()) == [place]

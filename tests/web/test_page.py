@@ -62,6 +62,12 @@ def cat(folder: Path, box: tuple[int, int, int, int] | None = None) -> Path:
     return path
 
 
+def digit(folder: Path) -> Path:
+    path = folder / "digit.png"
+    Image.fromarray(models.digits()[0][3]).save(path)
+    return path
+
+
 def preprocessing(name: str) -> Preprocessing:
     record = models.record(models.path(name))
     assert record is not None
@@ -177,9 +183,7 @@ def test_emitted_files_of_several_models_and_votes(tmp_path: Path) -> None:
         methods=["linearscope.rows"],
         runtime=RUNTIME,
     )
-    digits, _ = models.digits()
-    path = tmp_path / "digit.png"
-    Image.fromarray(digits[3]).save(path)
+    path = digit(tmp_path)
     steps: list[list[Any]] = [
         ["upload", str(path)],
         ["idle"],
@@ -229,9 +233,7 @@ def test_what_is_no_picture_is_said_on_the_page(explorer: Path, tmp_path: Path) 
 
 def test_webgpu_is_used_only_after_its_self_test(tmp_path: Path) -> None:
     export_web([models.path("mnist_lenet")], tmp_path / "site", webgpu=True, runtime=RUNTIME)
-    digits, _ = models.digits()
-    path = tmp_path / "digit.png"
-    Image.fromarray(digits[3]).save(path)
+    path = digit(tmp_path)
     steps: list[list[Any]] = [
         ["upload", str(path)],
         ["idle"],

@@ -232,16 +232,21 @@ def test_a_runtime_folder_without_its_files(tmp_path: Path) -> None:
         find_runtime(tmp_path)
 
 
-def test_npm_is_asked_once_and_only_with_the_lock_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stand-in for npm that lays the package down: the cache keeps it, and no second call is made."""
+def without_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that npm has not been run for, and an empty cache."""
     page = tmp_path / "page"
     page.mkdir()
     for name in ("package.json", "package-lock.json"):
         (page / name).write_bytes((PAGE / name).read_bytes())
     monkeypatch.setattr(web_runtime, "PAGE", page)
     monkeypatch.setenv(web_runtime.VARIABLE, str(tmp_path / "cache"))
+
+
+def test_npm_is_asked_once_and_only_with_the_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for npm that lays the package down: the cache keeps it, and no second call is made."""
+    without_packages(tmp_path, monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     calls = []
 
@@ -262,12 +267,7 @@ def test_npm_is_asked_once_and_only_with_the_lock_file(
 
 
 def test_without_npm_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page"
-    page.mkdir()
-    for name in ("package.json", "package-lock.json"):
-        (page / name).write_bytes((PAGE / name).read_bytes())
-    monkeypatch.setattr(web_runtime, "PAGE", page)
-    monkeypatch.setenv(web_runtime.VARIABLE, str(tmp_path / "cache"))
+    without_packages(tmp_path, monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(onnxplain.OptionError, match=r"npm is missing: install Node\.js, or give --runtime"):
         find_runtime()

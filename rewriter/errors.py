@@ -9,6 +9,8 @@ ExplainError
 ├── StaleError        the explanation belongs to another model than the one given
 ├── ImageError        a picture cannot be read or does not fit the model
 └── ProviderError     an execution provider that was asked for was not taken
+
+ExplainWarning        the answer stands, but it does not mean what one would think: a map that is zero or not finite
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ class ImageError(ExplainError):
 
 class ProviderError(ExplainError):
     """An execution provider that was asked for is not there or was not taken."""
+
+
+class ExplainWarning(UserWarning):
+    """An explanation that says nothing, or not what one would think: a map that is zero everywhere or not finite."""
 
 
 @dataclass(frozen=True)

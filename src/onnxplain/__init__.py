@@ -9,6 +9,7 @@ onnxplain.perturb("net.onnx", "cat.jpg", "occlusion", budget="60s").maps
 
 from .rewriter.errors import (
     ExplainError,
+    ExplainWarning,
     ImageError,
     ModelError,
     NotLinearError,
@@ -33,6 +34,7 @@ __version__ = _package_version()
 
 __all__ = [
     "ExplainError",
+    "ExplainWarning",
     "Explainer",
     "ImageError",
     "Interpreter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import inliner
@@ -16,9 +16,11 @@ MAX_NODES = 200_000
 
 def inline(draft: Draft) -> None:
     """Inline every function the model defines, so that rules meet operators only. Raises ModelError where
-    they would unfold into more than MAX_NODES nodes."""
+    they would unfold into more than MAX_NODES nodes, or mean operators of another opset."""
     if not draft.model.functions:
         return
+    for function in draft.model.functions:
+        _one_opset(function, draft.opset)
     sizes: dict[Key, int] = {}
     functions = {(f.domain, f.name, f.overload): f for f in draft.model.functions}
     count = _count(draft.graph.node, functions, sizes)
@@ -27,6 +29,38 @@ def inline(draft: Draft) -> None:
     for nodes in (draft.graph.node, *(f.node for f in draft.model.functions)):
         _spell_defaults(nodes, functions)
     draft.model = inliner.inline_local_functions(draft.model)
+
+
+def _one_opset(function: onnx.FunctionProto, version: int) -> None:
+    """A function may import another version of ONNX's operators than the model, as long as its operators are the same
+    in both (ONNX IR, "Functions"); then it imports the model's, else it is refused."""
+    for entry in function.opset_import:
+        if entry.domain in DEFAULT and entry.version != version:
+            for node in _body(function.node):
+                if _since(node, entry.version) != _since(node, version):
+                    raise ModelError(
+                        f"function {function.name!r} uses {node.op_type} of opset {entry.version}, which is another in "
+                        f"the model's opset {version}; export both with the same opset"
+                    )
+            entry.version = version
+
+
+def _body(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _body(graph.node)
+
+
+def _since(node: onnx.NodeProto, version: int) -> int:
+    """The version that defines an operator of ONNX; 0 for other domains, and where there is none."""
+    if node.domain not in DEFAULT or not onnx.defs.has(node.op_type, version):
+        return 0
+    return int(onnx.defs.get_schema(node.op_type, version).since_version)
+
+
+DEFAULT = ("", "ai.onnx")
 
 
 def _spell_defaults(nodes: Iterable[onnx.NodeProto], functions: Mapping[Key, onnx.FunctionProto]) -> None:

@@ -94,14 +94,7 @@ def test_lift_keeps_the_opset_of_other_domains() -> None:
     assert {entry.domain: entry.version for entry in work.model.opset_import} == {"": 18, "com.acme": 5}
 
 
-def test_lift_says_what_the_converter_cannot_do() -> None:
-    """opset 6 lets Add name the axis it broadcasts along; the converter wants static sizes for that."""
-    model = net("g (float[N,3] x, float[3] b) => (float[N,3] y) { y = Add <broadcast = 1> (x, b) }", opset=6)
-    with pytest.raises(ModelError, match=r"from opset 6 to 18 \(.+\); export it with opset 18"):
-        lift(draft(model))
-
-
-def test_lift_keeps_heavy_weights_out_of_the_converter() -> None:
+def test_lift_keeps_heavy_weights_aside() -> None:
     model = net("g (float[N,40] x) => (float[N,40] y) { y = MatMul(x, w) }", opset=11)
     model.graph.initializer.append(numpy_helper.from_array(floats(40, 40), "w"))
     work = draft(model)
@@ -126,6 +119,21 @@ def test_inline_nested_functions() -> None:
     assert not work.model.functions
     assert {node.domain for node in work.graph.node} == {""}
     unchanged(work, model, {"x": -floats(2, 3)})
+
+
+def test_a_function_of_another_opset() -> None:
+    """onnxruntime reads it in the model's opset, the specification asks that both mean the same."""
+    body = "g (float[2,3,4] x) => (float[2,3,4] y) { y = own.soft(x) }"
+    text = '<domain: "own", opset_import: ["" : %d]> soft (a) => (b) { b = %s(a) }'
+    model = net(body, opset=18, more='"own" : 1', functions=text % (14, "Softmax"))
+    work = draft(model)
+    inline(work)
+    assert ops(work) == ["Softmax"]
+    unchanged(work, model, {"x": floats(2, 3, 4)})
+    with pytest.raises(
+        ModelError, match=r"function 'soft' uses Softmax of opset 11, which is another in .* 18"
+    ):
+        inline(draft(net(body, opset=18, more='"own" : 1', functions=text % (11, "Softmax"))))
 
 
 # Shapes

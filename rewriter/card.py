@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import onnx
@@ -19,7 +19,8 @@ class Card:
     """version: of onnxplain. target: what is explained and how it is chosen. rules: node -> rule. lanes: what
     the batch axis carries. source: sha256, opset and producer of the model. approximations: choices that a
     paper does not settle, nodes where a method falls back on the plain derivative, a batch that stays fixed.
-    inputs, outputs: what the explanation adds to those of the model."""
+    inputs, outputs: what the explanation adds to those of the model. proof: what the file's forward pass was compared
+    with when it was compiled, on which input, and the largest error; or why it was not."""
 
     version: str
     method: str
@@ -35,6 +36,7 @@ class Card:
     certificate: Mapping[str, Any] | None = None
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    proof: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def stamp(self, model: onnx.ModelProto) -> None:
@@ -48,6 +50,14 @@ class Card:
                 entry = model.metadata_props.add()
                 entry.key = PREFIX + item.name
                 entry.value = json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def add_proof(model: onnx.ModelProto, card: Card, proof: Mapping[str, Any]) -> Card:
+    """The card with its proof, which is written into the model too."""
+    entry = model.metadata_props.add()
+    entry.key = PREFIX + "proof"
+    entry.value = json.dumps(proof, sort_keys=True, ensure_ascii=False)
+    return replace(card, proof=proof)
 
 
 def is_explanation(model: onnx.ModelProto) -> bool:
@@ -77,7 +87,7 @@ def card_from(raw: Mapping[str, str]) -> Card:
 
 
 _TEXTS = frozenset({"version", "method", "citation"})
-_RECORDS = frozenset({"options", "target", "rules", "source", "preprocessing", "certificate"})
+_RECORDS = frozenset({"options", "target", "rules", "source", "preprocessing", "certificate", "proof"})
 _LISTS = frozenset({"lanes", "approximations", "labels", "inputs", "outputs"})
 
 

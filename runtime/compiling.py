@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
+from ..rewriter.card import add_proof
 from ..rewriter.compile import Request, compile_source
 from ..rewriter.errors import ModelError, OptionError
 from ..rewriter.load import PROTOBUF_LIMIT, Source, load
@@ -76,8 +77,13 @@ def compile(
     memory, cache: see `Explainer`; memory also bounds the samples that a loop runs at a time.
     options: the method's own.
 
+    The forward pass of the file is compared with the model's on a random input, and rows of a batch with single rows
+    (`runtime.proof`); the card keeps what was found.
+
     Raises ModelError, UnsupportedError (every node without a rule), TargetError, OptionError.
     """
+    from .proof import prove  # here, because it takes its inputs and cuts from `verify`, which compiles too
+
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels)
@@ -94,6 +100,7 @@ def compile(
     )
     emitted, card = compile_source(source, chosen, request)
     vet_overrides(card)
+    card = add_proof(emitted, card, prove(source, emitted, card, request.shapes, half=precision != "float32"))
     return Explainer(emitted, card, providers=providers, threads=threads, memory=memory, cache=cache)
 
 

@@ -17,8 +17,8 @@ from .table import TABLE
 FLOOR = 18
 IR_VERSION = 10
 STAGES = (5, 6, 12)
-"""Where the lift stops to infer shapes again: what 7 does away with, axes of broadcasts, needs to know the ranks. From 5
-on the sizes of Reshape are an input, and from 6 on onnx infers through every operator."""
+"""Where the lift stops to infer shapes again: axes of broadcasts, which 7 does away with, need to know the ranks. From
+5 on the sizes of Reshape are an input, and from 6 on onnx infers through every operator."""
 
 DEFAULT = ("", "ai.onnx")
 

@@ -18,6 +18,7 @@ from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
+from .passes.order import forget_unknown, sort_nodes
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Graph:
 def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None = None) -> Graph:
     """Run the passes and link the graph. Raises ModelError (malformed, opset) and OptionError (shapes)."""
     work = draft(model)
+    sort_nodes(work)
+    forget_unknown(work)
     _check(work)
     inline(work)
     lift(work)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rewriter.errors import ExplainError, ImageError, ModelError, OptionError, nearest
+from ..rewriter.passes.order import is_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -109,7 +110,7 @@ def _check_shape(node: Declared, array: npt.NDArray[np.generic], named: dict[str
     for axis, (dimension, given) in enumerate(zip(expected, array.shape, strict=True)):
         if isinstance(dimension, int) and dimension != given:
             raise _misfit(node, array, picture, f"axis {axis} is {given} instead of {dimension}")
-        if isinstance(dimension, str) and dimension:
+        if isinstance(dimension, str) and is_name(dimension):
             first, owner = named.setdefault(dimension, (given, node.name))
             if first != given:
                 reason = f"axis {axis} ({dimension}) is {given}, but {first} in {owner!r}"

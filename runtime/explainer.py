@@ -22,7 +22,7 @@ from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
 from .opening import open_session, serialize
-from .session import check_feeds, run
+from .session import check_feeds, run, tensors_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -163,7 +163,7 @@ class Explainer:
         """How many rows go into one run, and where the feeds are cut."""
         inputs, outputs = (
             {node.name: list(node.shape) for node in nodes}
-            for nodes in (self.session.get_inputs(), self.session.get_outputs())
+            for nodes in (self.session.get_inputs(), tensors_of(self.session))
         )
         rows, split = find_split(inputs, outputs, own, feeds, samples)
         if self.whole or (rows < 2 and self._budget is None):

@@ -19,6 +19,7 @@ from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
 from .passes.order import forget_unknown, sort_nodes
+from .passes.pixels import cast_first
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
         fix_inputs(work, dict(shapes))
     fold(work)
     vet_shapes(work)
+    cast_first(work)
     drop_identities(work)
     drop_unread(work)
     free_batch(work)

@@ -21,7 +21,7 @@ from .graph import LOOP, Graph, Node, Value, declared, link
 from .passes.constants import drop_unread
 from .passes.shapes import TensorType, infer
 
-MOVES = frozenset("Transpose Reshape Flatten Squeeze Unsqueeze Slice Identity Expand".split())
+MOVES = frozenset("Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Gather Identity Expand".split())
 """Operators that only move the numbers of their first input."""
 
 M = TypeVar("M", bound=Message)
@@ -174,10 +174,10 @@ def _entries(graph: Graph, x: Value) -> Iterator[Entry]:
                 live.add(y.name)
         elif node.op in ("Gather", "OneHot") and _is(y, "f"):
             indices = node.inputs[1 if node.op == "Gather" else 0].name
-            if indices in live:
+            if indices in live:  # what reads rows of a table by number
                 yield Entry(x, y, node, _rows(node) if node.op == "Gather" else 1)
-        elif node.op in MOVES and first and _is(y, "iu"):
-            live.add(y.name)
+        elif node.op in MOVES and first:
+            live.update(y.name for y in node.outputs if _is(y, "iu"))
 
 
 def _rows(node: Node) -> int:
@@ -198,17 +198,31 @@ def cut(graph: Graph, entries: Sequence[Entry]) -> tuple[Graph, Front]:
             front.append(node)
             needed |= {name for name in (*node.input, *captured(node)) if name}
     tensors = [t for t in (*work.graph.initializer, *work.weights.values()) if t.name in needed]
-    kept = Front(tuple(_copies(work.graph.input)), tuple(_copies(front[::-1])), tuple(tensors), targets)
+    before = _copies(front[::-1])
     nodes = _read(work.graph, [node for node in work.graph.node if not targets.keys() & set(node.output)])
     read = {name for node in nodes for name in (*node.input, *captured(node))} | set(targets)
     gone = {e.x.name for e in entries} - read - {value.name for value in work.graph.output}
-    inputs = [value for value in kept.inputs if value.name not in gone]
+    inputs = [value for value in work.graph.input if value.name not in gone]
+    _rename(before, {name for node in nodes for name in node.output if name})
+    kept = Front(tuple(_copies(work.graph.input)), tuple(before), tuple(tensors), targets)
     work.graph.ClearField("node")
     work.graph.node.extend(nodes)
+    inputs = _copies(inputs)
     work.graph.ClearField("input")
     work.graph.input.extend([*inputs, *(declared(_counted(e)) for e in entries)])
     drop_unread(work)
     return link(work, _typed(work, graph)), kept
+
+
+def _rename(front: list[onnx.NodeProto], taken: set[str]) -> None:
+    """What is computed on both sides of the cut, once before it and once behind, has another name before."""
+    names = {name: f"front/{name}" for node in front for name in node.output if name in taken}
+    for node in front:
+        if names.keys() & set(node.output):
+            node.name = f"front/{node.name}"
+        for field in (node.input, node.output):
+            for i, name in enumerate(field):
+                field[i] = names.get(name, name)
 
 
 def _typed(work: Draft, before: Graph) -> dict[str, TensorType]:

@@ -229,11 +229,18 @@ class Explainer:
         fitting = [
             other for other in explained if shapes.get(other, [])[1:] == shapes[name][1:] and other in own
         ]
-        if not fitting:
-            raise OptionError(f"the input that {name!r} belongs to is missing")
+        # Explained behind an integer input: no input of the file has the noise's shape, but its sizes have names.
+        known = {
+            dim: size
+            for other, x in own.items()
+            for dim, size in zip(shapes.get(other, []), x.shape, strict=False)
+            if isinstance(dim, str)
+        }
+        tail = own[fitting[0]].shape[1:] if fitting else tuple(known.get(n, n) for n in shapes[name][1:])
+        if not all(isinstance(n, int) for n in tail):
+            raise OptionError(f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}")
         seed, rows = int(self.card.options.get("seed", 0)), int(self.card.options.get("samples", 50))
         draw = np.random.default_rng([seed, i] if i else seed)
-        tail = own[fitting[0]].shape[1:]
         return draw.standard_normal((rows if samples is None else samples, *tail), dtype=np.float32)
 
     def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:

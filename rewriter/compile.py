@@ -15,7 +15,8 @@ from .card import Card, read_card
 from .draft import Dim
 from .emit import Emit, tail_of
 from .errors import OptionError, TargetError, nearest
-from .graph import Graph, Value, append, assemble, declared, prepare, with_weights
+from .graph import Value, append, assemble, declared, prepare, with_weights
+from .inputs import Front, enter, explained_inputs
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
@@ -26,7 +27,7 @@ from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
-from .target import Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
+from .target import HEADS, Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def compile_source(source: Source, method: Method, request: Request) -> tuple[on
         model, spelt = _sampled(stage, method, request, sampling)
     vet(model, stage.graph)
     model = with_weights(model, stage.graph)
+    if stage.front is not None:
+        stage.front.restore(model)
     limits = (
         vet_ops(model, request.provider) if request.provider in LIMITS else []
     )  # a table may be tried out
@@ -94,21 +97,32 @@ def _settled(method: Method, request: Request) -> Target:
 def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage, dict[str, Any]]:
     """The prepared model with the method's views and reference, and the card's entry on what is explained."""
     graph = prepare(source.model, request.shapes)
+    graph, wrt, front = enter(graph, request.inputs)
     g = Emit(graph)
-    wrt = tuple(explained_inputs(graph, request.inputs))
     output = find_output(graph, request.output)
     head, squash = find_head(graph, output, request.head)
     _vet_head(head)
     about = request.preprocessing or {}
     rules = method.rules({**request.options, "preprocessing": about})
-    stage = Stage(graph, g, wrt, head, request.options, rules, about)
+    stage = Stage(graph, g, wrt, head, request.options, rules, about, front=front)
+    _tell(stage, request, output)
     if method.reference is not None:
         references = {x.name: method.reference(stage, x) for x in wrt}
         stage.extras["references"] = references
         stage.graph = mirror(graph, g, references, head)
     for view in method.views(request.options):
         stage.graph = view(stage.graph, g, (head.name,))
-    return stage, _aim(request.target, output, head, squash)
+    listed = output.name in {value.name for value in graph.outputs}
+    return stage, _aim(request.target, output, head, squash if listed else None)
+
+
+def _tell(stage: Stage, request: Request, output: Value) -> None:
+    """What is explained in place of what one would take for it."""
+    for entry in () if stage.front is None else stage.front.entries.values():
+        stage.g.note(entry.note)
+    asked = request.output or stage.graph.outputs[0].name
+    if request.head in HEADS and output.name != asked:
+        stage.g.note(f"output {asked!r} holds no floating-point numbers: explained is {output.name!r}")
 
 
 def _once(stage: Stage, method: Method, request: Request) -> tuple[onnx.ModelProto, Spelling]:
@@ -187,23 +201,6 @@ def _taken(stage: Stage, begin: Start | None = None) -> set[str]:
     return {value.name for value in added} | set(stage.graph.values)
 
 
-def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
-    """The inputs to explain: by name, or the first floating-point one of the highest rank."""
-    floats = {x.name: x for x in graph.inputs if x.dtype is not None and np.dtype(x.dtype).kind == "f"}
-    if names is None:
-        if not floats:
-            raise TargetError("the model has no floating-point input; there is nothing to explain")
-        return [max(floats.values(), key=lambda x: min(len(x.shape or ()), 4))]
-    for name in names:
-        if name not in floats:
-            raise OptionError(
-                f"no floating-point input {name!r}{nearest(name, floats)}; there is {', '.join(floats)}"
-            )
-        if floats[name].shape == []:
-            raise TargetError(f"input {name!r} is a scalar: it has no batch axis to explain along")
-    return [floats[name] for name in names]
-
-
 def _vet_head(head: Value) -> None:
     if head.shape is None or not head.shape:
         raise TargetError(
@@ -226,11 +223,11 @@ def _outputs(raw: Sequence[Value], stage: Stage, request: Request, g: Emit) -> l
     lead = leading(request.target, wrt[0].shape[0])
     found: list[Result] = []
     for x, value in zip(wrt, raw, strict=True):
-        name = ATTRIBUTION if len(wrt) == 1 else f"{ATTRIBUTION}/{x.name}"
+        name = ATTRIBUTION if len(wrt) == 1 else f"{ATTRIBUTION}/{stage.label(x)}"
         found.append((name, value, [lead, *_tail(value, x)]))
     if request.reduce is not None:
         for x, value in zip(wrt, raw, strict=True):
-            name = HEATMAP if len(wrt) == 1 else f"{HEATMAP}/{x.name}"
+            name = HEATMAP if len(wrt) == 1 else f"{HEATMAP}/{stage.label(x)}"
             value.shape = [lead, *_tail(value, x)]
             heat = request.reduce[1](g, value, stage.channel_axis(x))
             shape = [lead, *(heat.shape or [])]
@@ -273,14 +270,14 @@ def _card(
         options["reduce"] = request.reduce[0]
     opset = next(entry.version for entry in source.model.opset_import if entry.domain in ("", "ai.onnx"))
     lanes = ("primal", *(["reference"] * bool(method.reference)), *(["samples"] * sampled))
-    rules: dict[str, str] = {}
+    front, rules = stage.front, dict[str, str]()
     for tape in stage.tapes:
         rules |= tape.rules()
     return Card(
         version=request.version,
         method=method.name,
         options=options,
-        target=aim,
+        target=aim if front is None else {**aim, "at": front.places},
         rules=rules,
         lanes=lanes,
         source={
@@ -294,12 +291,12 @@ def _card(
         citation=method.source,
         preprocessing=request.preprocessing,
         labels=request.labels,
-        inputs=_beyond(model.graph.input, stage.graph.inputs),
+        inputs=_beyond(model.graph.input, [*stage.graph.inputs, *(front.inputs if front else ())]),
         outputs=_beyond(model.graph.output, stage.graph.outputs),
     )
 
 
-def _beyond(values: Iterable[onnx.ValueInfoProto], known: Sequence[Value]) -> tuple[str, ...]:
+def _beyond(values: Iterable[onnx.ValueInfoProto], known: Iterable[Value | onnx.ValueInfoProto]) -> tuple[str, ...]:
     names = {value.name for value in known}
     return tuple(value.name for value in values if value.name not in names)
 

@@ -18,6 +18,8 @@ from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
+from .passes.order import forget_unknown, sort_nodes
+from .passes.pixels import cast_first
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
 if TYPE_CHECKING:
@@ -107,6 +109,8 @@ class Graph:
 def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None = None) -> Graph:
     """Run the passes and link the graph. Raises ModelError (malformed, opset) and OptionError (shapes)."""
     work = draft(model)
+    sort_nodes(work)
+    forget_unknown(work)
     _check(work)
     inline(work)
     lift(work)
@@ -114,6 +118,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
         fix_inputs(work, dict(shapes))
     fold(work)
     vet_shapes(work)
+    cast_first(work)
     drop_identities(work)
     drop_unread(work)
     free_batch(work)

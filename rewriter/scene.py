@@ -13,6 +13,7 @@ from .draft import Dim
 from .emit import Emit
 from .errors import TargetError
 from .graph import Graph, Value, variable
+from .inputs import Front
 from .layers import channel_axis, find_layer
 from .method import Options
 from .rules import Rules
@@ -32,6 +33,8 @@ class Stage:
     preprocessing: Mapping[str, Any]
     inputs: list[Value] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
+    front: Front | None = None
+    """What lies before the explained tensors, where these are no inputs of the model."""
     _tapes: dict[tuple[int, tuple[str, ...]], tuple[Rules, Tape]] = field(default_factory=dict)
 
     def tape(self, rules: Rules, wrt: tuple[Value, ...]) -> Tape:
@@ -56,8 +59,17 @@ class Stage:
         self.inputs.append(made)
         return made
 
+    def label(self, x: Value) -> str:
+        """The name of an explained input: of an integer one, where the tensor made of it is explained."""
+        places = {} if self.front is None else self.front.places
+        name = places.get(x.name, x.name)
+        return x.name if list(places.values()).count(name) > 1 else name
+
     def channel_axis(self, x: Value) -> int:
-        """Of the channels of an input: as its description says, or else as the operators that read it tell."""
+        """Of the channels of an input: as its description says, or else as the operators that read it tell; of an
+        embedding the last."""
+        if self.front is not None and x.name in self.front.entries and self.front.entries[x.name].table:
+            return len(x.shape) - 1
         if "layout" in self.preprocessing:
             return len(x.shape) - 1 if self.preprocessing["layout"] == "NHWC" else 1
         return channel_axis(self.graph, self.wrt, self.head, x) or 1

@@ -8,11 +8,11 @@ from typing import Any
 
 import onnx
 
-from .compile import explained_inputs
 from .draft import Dim, rename_inputs
 from .emit import Emit, tail_of
 from .errors import OptionError, TargetError
 from .graph import Graph, Value, assemble, declared, prepare, proto, variable, with_weights
+from .inputs import enter
 from .layers import channel_axis
 from .load import Source
 from .results import finish, vet
@@ -38,6 +38,8 @@ class Scored:
     read: Value
     squash: str | None
     channel_axis: int
+    source: str = ""
+    """The model's input: x itself, or the integers that it is made of."""
 
     @property
     def spatial_axes(self) -> tuple[int, ...]:
@@ -70,8 +72,14 @@ def scored(
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Prepare a model. Raises ModelError, OptionError (no such input, several inputs), TargetError (no such tensor)."""
-    graph = prepare(source.model, shapes)
-    (wrt,) = explained_inputs(graph, None if x is None else (x,))
+    graph, (wrt,), front = enter(prepare(source.model, shapes), None if x is None else (x,))
+    tokens = [e.x.name for e in front.entries.values() if e.table] if front is not None else []
+    if tokens:
+        raise OptionError(
+            f"input {tokens[0]!r} holds tokens or categories; perturbation changes pictures: take a gradient method, "
+            "which explains the embedding"
+        )
+    name = wrt.name if front is None else front.places[wrt.name]
     if len(graph.inputs) > 1:
         others = ", ".join(repr(value.name) for value in graph.inputs if value is not wrt)
         raise OptionError(
@@ -97,7 +105,7 @@ def scored(
         axis = len(wrt.shape) - 1 if layout == "NHWC" else 1
     else:
         axis = channel_axis(graph, (wrt,), read, wrt) or 1
-    return Scored(graph, wrt, score, read, squash if score == "probability" else None, axis)
+    return Scored(graph, wrt, score, read, squash if score == "probability" else None, axis, name)
 
 
 def masked_model(of: Scored) -> onnx.ModelProto:

@@ -35,7 +35,7 @@ def split(model: onnx.ModelProto, late: Collection[str]) -> tuple[onnx.ModelProt
         raise OptionError(f"no output depends on {', '.join(sorted(late))}")
     made = {name for node in first for name in node.output}
     read = dict.fromkeys(name for node in second for name in sorted(reads(node)))
-    kept = _declared(model, [name for name in read if name in made])
+    kept = declared_in(model, [name for name in read if name in made])
     return subgraph(model, kept), subgraph(model, outputs, kept)
 
 
@@ -81,7 +81,7 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return {name for name in node.input if name} | captured(node)
 
 
-def _declared(model: onnx.ModelProto, names: Collection[str]) -> list[onnx.ValueInfoProto]:
+def declared_in(model: onnx.ModelProto, names: Collection[str]) -> list[onnx.ValueInfoProto]:
     """Types and shapes of tensors inside a model."""
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     if not known.keys() >= set(names):
@@ -90,4 +90,4 @@ def _declared(model: onnx.ModelProto, names: Collection[str]) -> list[onnx.Value
     return [known[name] for name in names]
 
 
-__all__ = ["behind", "split", "subgraph"]
+__all__ = ["behind", "declared_in", "split", "subgraph"]

@@ -35,13 +35,26 @@ class Start:
 
 
 def find_output(graph: Graph, name: str | None) -> Value:
-    """The output to explain: by name, or the first."""
+    """The output to explain: by name, or the first that can be: floating-point, with a batch axis. Of scores that a
+    ZipMap turns into a list of maps, the tensor before it."""
     outputs = {value.name: value for value in graph.outputs}
-    if name is None:
-        return graph.outputs[0]
-    if name not in outputs:
+    if name is not None and name not in outputs:
         raise TargetError(f"no output {name!r}{nearest(name, outputs)}; the model has {', '.join(outputs)}")
-    return outputs[name]
+    if name is not None:
+        return _unzipped(outputs[name])
+    found = [_unzipped(value) for value in graph.outputs]
+    return next((value for value in found if value.shape and _is_float(value)), found[0])
+
+
+def _unzipped(value: Value) -> Value:
+    """What scikit-learn's converters give as a list of maps, class -> score, as the tensor that it was."""
+    maker = value.inputs[0] if value.inputs else None
+    zipped = maker is not None and maker.op == "ZipMap" and maker.domain == "ai.onnx.ml"
+    return maker.inputs[0] if maker is not None and zipped else value
+
+
+def _is_float(value: Value) -> bool:
+    return value.dtype is not None and np.dtype(value.dtype).kind == "f"
 
 
 def find_head(graph: Graph, output: Value, head: str) -> tuple[Value, str | None]:

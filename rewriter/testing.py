@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from .compile import explained_inputs
 from .draft import Dim
 from .emit import Emit
 from .graph import Value, assemble, prepare, variable, with_weights
+from .inputs import explained_inputs
 from .method import Method
 from .passes.lower import lower
 from .passes.share import share

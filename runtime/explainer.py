@@ -22,7 +22,7 @@ from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
 from .opening import open_session, serialize
-from .session import check_feeds, run
+from .session import check_feeds, run, tensors_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -163,7 +163,7 @@ class Explainer:
         """How many rows go into one run, and where the feeds are cut."""
         inputs, outputs = (
             {node.name: list(node.shape) for node in nodes}
-            for nodes in (self.session.get_inputs(), self.session.get_outputs())
+            for nodes in (self.session.get_inputs(), tensors_of(self.session))
         )
         rows, split = find_split(inputs, outputs, own, feeds, samples)
         if self.whole or (rows < 2 and self._budget is None):
@@ -229,11 +229,18 @@ class Explainer:
         fitting = [
             other for other in explained if shapes.get(other, [])[1:] == shapes[name][1:] and other in own
         ]
-        if not fitting:
-            raise OptionError(f"the input that {name!r} belongs to is missing")
+        # Explained behind an integer input: no input of the file has the noise's shape, but its sizes have names.
+        known = {
+            dim: size
+            for other, x in own.items()
+            for dim, size in zip(shapes.get(other, []), x.shape, strict=False)
+            if isinstance(dim, str)
+        }
+        tail = own[fitting[0]].shape[1:] if fitting else tuple(known.get(n, n) for n in shapes[name][1:])
+        if not all(isinstance(n, int) for n in tail):
+            raise OptionError(f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}")
         seed, rows = int(self.card.options.get("seed", 0)), int(self.card.options.get("samples", 50))
         draw = np.random.default_rng([seed, i] if i else seed)
-        tail = own[fitting[0]].shape[1:]
         return draw.standard_normal((rows if samples is None else samples, *tail), dtype=np.float32)
 
     def _classes(self, target: int | Sequence[int] | Array, rows: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..rewriter.errors import ExplainError, ImageError, ModelError, OptionError, nearest
+from ..rewriter.passes.order import is_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -72,18 +73,24 @@ def check_types(
     _check_shape(node, array, {} if named is None else named)
 
 
+def tensors_of(session: InferenceSession) -> list[Declared]:
+    """The outputs that are tensors. scikit-learn's converters also give lists of maps, for whoever runs the file with
+    onnxruntime alone; the tensor that they are made of is what can be explained."""
+    return [node for node in session.get_outputs() if node.type.startswith("tensor(")]
+
+
 def run(
     session: InferenceSession,
     feeds: Mapping[str, npt.NDArray[np.generic]],
     outputs: Sequence[str] | None = None,
 ) -> Arrays:
-    """Check the arrays (`check_feeds`), run, and give the outputs by name; None means all of them.
+    """Check the arrays (`check_feeds`), run, and give the outputs by name; None means all tensors among them.
 
     Raises as `check_feeds`, OptionError for an unknown output, ModelError when onnxruntime fails on the way.
     """
     check_feeds(session, feeds)
     known = [node.name for node in session.get_outputs()]
-    names = known if outputs is None else list(outputs)
+    names = [node.name for node in tensors_of(session)] if outputs is None else list(outputs)
     for name in names:
         if name not in known:
             raise OptionError(
@@ -109,7 +116,7 @@ def _check_shape(node: Declared, array: npt.NDArray[np.generic], named: dict[str
     for axis, (dimension, given) in enumerate(zip(expected, array.shape, strict=True)):
         if isinstance(dimension, int) and dimension != given:
             raise _misfit(node, array, picture, f"axis {axis} is {given} instead of {dimension}")
-        if isinstance(dimension, str) and dimension:
+        if isinstance(dimension, str) and is_name(dimension):
             first, owner = named.setdefault(dimension, (given, node.name))
             if first != given:
                 reason = f"axis {axis} ({dimension}) is {given}, but {first} in {owner!r}"

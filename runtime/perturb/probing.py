@@ -93,7 +93,7 @@ class Prober:
             raise ImageError(f"input {of.x.name!r} takes {shape}, not {list(x.shape)}")
         if all(isinstance(n, int) for n in shape[1:]):
             return of
-        return scored(self.source, a.score, shapes={of.x.name: (shape[0], *x.shape[1:])}, **asked)
+        return scored(self.source, a.score, shapes={of.source: (shape[0], *x.shape[1:])}, **asked)
 
     @property
     def spatial_axes(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ...rewriter.apart import apart
 from ...rewriter.errors import OptionError
 from ...rewriter.load import Source, load
 from ...rewriter.memory import estimate
@@ -22,6 +23,7 @@ from ...rules.methods_scope import LINEARSCOPE_RESIDUAL
 from ...rules.scope.results import RESIDUAL, RESPONSE, residual
 from ..compiling import Model, compile
 from ..explainer import Explainer, Result
+from ..entering import entered
 from ..lanes import Progress, choose, parse_bytes, sizes_of
 from .layout import Array, Given, Layout
 
@@ -81,7 +83,12 @@ class System:
             raise OptionError(f"probes is {asked.probes}; give 0 (no unrolled file) to 64")
         if not isinstance(x0, Mapping):
             _vet_batch(x0, "x0")
-        return cls(model if isinstance(model, Source) else load(model), x0, asked)
+        source = model if isinstance(model, Source) else load(model)
+        parts = apart(source, asked.inputs)
+        if parts is None:
+            return cls(source, x0, asked)
+        inner = entered(parts.front, x0, [value.name for value in parts.rest.model.graph.input])
+        return cls(parts.rest, inner, replace(asked, inputs=parts.names))
 
     @cached_property
     def _opened(self) -> tuple[Explainer, Result]:

@@ -20,7 +20,7 @@ from ..explainer import Explainer
 from ..lanes import SHARED
 from ..opening import open_session, serialize, table_for
 from ..providers import create_session, is_auto
-from ..session import run
+from ..session import run, tensors_of
 from .datatypes import Array, tensor_of
 from .settings import Settings
 
@@ -72,7 +72,8 @@ class Served:
             node.name: tensor_of(node, name, node.name in optional, node.name in shared)
             for node in self._session.get_inputs()
         }
-        self.outputs = {node.name: tensor_of(node, name) for node in self._session.get_outputs()}
+        given = self._session.get_outputs() if self.card is None else tensors_of(self._session)
+        self.outputs = {node.name: tensor_of(node, name) for node in given}
 
     def _shared(self) -> frozenset[str]:
         added = () if self.card is None else self.card.inputs

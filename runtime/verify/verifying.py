@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 
+from ...rewriter.apart import apart, file_apart
 from ...rewriter.compile import recorded
 from ...rewriter.draft import Dim
 from ...rewriter.errors import OptionError, StaleError, nearest
 from ...rewriter.load import Source, load
 from ..compiling import Model, description, package_version
+from ..entering import entered
 from ..explainer import Explainer
 from ..explainer import load as load_explainer
 from ..loading import load_onnxruntime
@@ -61,6 +64,7 @@ def verify(
         file if isinstance(file, Explainer) else load_explainer(file, providers=providers, threads=threads)
     )
     source = None if model is None else _source(explainer, model, external_data)
+    explainer, source, inputs = _afloat(explainer, source, inputs, providers, threads)
     subject = _subject(explainer, source, options or {}, seed, providers, threads)
     checks = checks_of(explainer.card, table)
     steps = len(inputs) + len(checks)
@@ -70,6 +74,31 @@ def verify(
         tell(check.title, steps)
         outcomes.append(check(subject))
     return _certificate(subject, tuple(outcomes))
+
+
+def _afloat(
+    explainer: Explainer,
+    source: Source | None,
+    inputs: Sequence[Given],
+    providers: str | Sequence[Provider] | None,
+    threads: int | None,
+) -> tuple[Explainer, Source | None, Sequence[Given]]:
+    """File, model and inputs from the explained tensor on, where the model's input holds integers: no slope can be
+    measured along them."""
+    parts = file_apart(explainer.model, explainer.card)
+    if parts is None:
+        return explainer, source, inputs
+    front, rest = parts
+    names = [value.name for value in rest.graph.input]
+    given = [
+        entered(front, item, names)
+        if isinstance(item, Mapping) or (isinstance(item, np.ndarray) and item.dtype.kind in "iu")
+        else item
+        for item in inputs
+    ]
+    whole = None if source is None else apart(source, list(explainer.card.target["at"]))
+    inner = Explainer(rest, explainer.card, providers=providers, threads=threads)
+    return inner, source if whole is None else whole.rest, given
 
 
 def _fill(

@@ -1,8 +1,8 @@
 """What a family takes from the gradient: a list of the operators for which that is right, and a record of all others.
 
 A family is a rule set over `borrowed`. It names the operators whose derivative is what its papers mean: those that move
-and repeat elements, linear ones, selections. For any other one that has no rule of the family, the user's own ones among
-them, the derivative stands in, and the card says at which nodes.
+and repeat elements, linear ones, selections. For any other one that has no rule of the family, the user's own ones
+among them, the derivative stands in, and the card says at which nodes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .gradient import GRADIENT
 from .gradient.inert import INERT
 
 MOVES = frozenset(
-    "Cast CastLike Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad Reshape Slice "
-    "SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze".split()
+    "Cast CastLike Concat DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad "
+    "Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Trilu Unsqueeze".split()
 )
 """They move, repeat and leave out elements: what comes back is moved back and summed."""
 CHOICES = frozenset("GlobalMaxPool Max MaxPool Min ReduceMax ReduceMin TopK Where".split())
@@ -39,8 +39,8 @@ def is_linear(site: Site) -> bool:
 
 
 def borrowed(right: Collection[str], why: str, *, products: bool = True) -> Rules:
-    """The gradient as the base of a family. right: operators whose derivative is the family's own rule; products: so are
-    products of one activation with constants. why: what the card says of all others."""
+    """The gradient as the base of a family. right: operators whose derivative is the family's own rule; products: so
+    are products of one activation with constants. why: what the card says of all others."""
     known = SILENT | frozenset(right)
 
     def other(site: Site) -> bool:

@@ -231,7 +231,8 @@ def rule_set(composite: Composite, options: Options) -> Rules:
     for where, spec in (options.get("rules") or {}).items():
         own = options if spec["rule"] == "epsilon" else general
         pairs[_weighted(_place(where))] = _rule(spec["rule"], {**own, **spec}, signs)
-    return borrowed(RIGHT, WHY, products=False) | nodes(Choices(stabiliser, options.get("bias", DENOMINATOR), **told)) | pairs
+    choices = Choices(stabiliser, options.get("bias", DENOMINATOR), **told)
+    return borrowed(RIGHT, WHY, products=False) | nodes(choices) | pairs
 
 
 def _place(where: str) -> Callable[[Site], bool]:

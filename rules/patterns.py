@@ -31,8 +31,8 @@ Put: TypeAlias = Callable[[Emit, Value, Value], Value]
 ESTIMATORS = ("plus", "linear", "plus-within", "weights")
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 ACTIVATIONS = frozenset(
-    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid Softplus Softsign "
-    "Swish Tanh ThresholdedRelu".split()
+    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid "
+    "Softplus Softsign Swish Tanh ThresholdedRelu".split()
 )
 RIGHT = MOVES | CHOICES | LINEAR | ACTIVATIONS
 """Operators at which the signal is the gradient with other weights; so it is behind an activation."""
@@ -73,8 +73,8 @@ def pattern_net(options: Options) -> Rules:
 
     options: `patterns` (Patterns), `estimator` (one of ESTIMATORS), `last` (None, or the estimator of the weighted
     nodes that no other weighted node follows). At a node whose pattern is missing or has another shape the rule
-    refuses. LRN passes the cotangent unchanged. Products of two activations, and operators that are not listed, keep their
-    gradient, which is recorded.
+    refuses. LRN passes the cotangent unchanged. Products of two activations, and operators that are not listed, keep
+    their gradient, which is recorded.
 
     Raises OptionError for patterns= that are missing or no Patterns. Source: METHODS 1.17.
     """

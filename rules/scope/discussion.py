@@ -32,9 +32,9 @@ VARIANT = Option(
     "share of the input (paper, the text) or F_c (eq18, Eq. 18)",
 )
 SWAMPED = (
-    "the biases say the same for every class, and their map may be far larger than what the input says of a class; scaled "
-    "to the scores it then gives all pixels to the most or to the least likely class. variant='classwise' weighs every "
-    "bias by what it does for the class"
+    "the biases say the same for every class, and their map may be far larger than what the input says of a "
+    "class; scaled to the scores it then gives all pixels to the most or to the least likely class. "
+    "variant='classwise' weighs every bias by what it does for the class"
 )
 """What is wrong with the variants as printed: on EfficientNet-Lite0 the shared map sums to 4e6, the score is 9."""
 SCALE = Option(

@@ -31,10 +31,11 @@ ROWS = "the first half of the rows is x0, the second x1: of {0!r}, [x0; x1] give
 def dual(stage: Stage, target: Target) -> list[Result]:
     """The tensors of the replaced nodes, both halves; `assemble_dual` writes them in place of the forward ones.
 
-    The file's inputs and outputs are the model's, with 2N rows in place of N. Inputs that are not explained have 2N rows
-    too where they count the samples as the explained one does, those of x1 being looked at by linear nodes only; others,
-    such as a scale of 2 numbers, are fed as they are. Nodes that are not on the way to the head, such as a Softmax behind
-    it, stay as they are: of a classifier with one the second half is softmax(F x1 + r), and the card says so.
+    The file's inputs and outputs are the model's, with 2N rows in place of N. Inputs that are not explained have 2N
+    rows too where they count the samples as the explained one does, those of x1 being looked at by linear nodes
+    only; others, such as a scale of 2 numbers, are fed as they are. Nodes that are not on the way to the head, such
+    as a Softmax behind it, stay as they are: of a classifier with one the second half is softmax(F x1 + r), and the
+    card says so.
 
     An odd number of rows fails at run time, in the first Split. TargetError where the batch is fixed to an odd number,
     where it is not the first axis of some tensor that is split, and where the head does not depend on the input.
@@ -132,8 +133,8 @@ class _Halves:
         self.sized = reachable(graph, inputs)
 
     def _counts(self, x: Value) -> bool:
-        """Whether an input has a row for each sample: its first axis is that of the explained one. TargetError where two
-        fixed sizes are equal, which proves nothing."""
+        """Whether an input has a row for each sample: its first axis is that of the explained one. TargetError where
+        two fixed sizes are equal, which proves nothing."""
         batch, explained = self.stage.wrt[0].shape[0], x in self.stage.wrt
         same = bool(x.shape) and x.shape[0] == batch
         if same and isinstance(batch, int) and not explained:

@@ -66,7 +66,8 @@ def open_photo(
     external_data: bool = False,
     **options: Any,
 ) -> Opened:
-    """head, options: those of `Interpreter`. Raises ImageError, OptionError, ModelError and what `Interpreter` raises."""
+    """head, options: those of `Interpreter`. Raises ImageError, OptionError, ModelError and what `Interpreter`
+    raises."""
     source = load(model, external_data=external_data)
     about = description(model, source.model, preprocessing, labels)
     if about is None:

@@ -1,4 +1,5 @@
-"""Operators of the gradient under every family: its own rule, listed as right, or recorded. Nothing is taken silently."""
+"""Operators of the gradient under every family: its own rule, listed as right, or recorded. Nothing is taken
+silently."""
 
 from __future__ import annotations
 

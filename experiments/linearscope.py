@@ -58,7 +58,8 @@ PLATES = (
         ("--classes", "top20"),
         "Pixel discussions of the 20 classes with the highest scores; every pixel votes for the largest (the paper's "
         "Fig. 3 and 9). The biases are weighed by what they do for the class: as printed in the paper they say the "
-        "same for every class.",
+        "same for every class, in a map far larger than what the input says of one, and the most and the least likely "
+        "class take all pixels.",
     ),
     Plate(
         "rows",
@@ -94,9 +95,10 @@ PLATES = (
         "columns",
         "style07_instancenorm",
         "cat_chelsea",
-        ("--crop", "150,110,96,96", "--at", "48,48"),
+        ("--crop", "150,110,96,96", "--at", "48,48", "--head", "prob"),
         "A column of a style network with its statistics held at x0, as the text of the paper has it: the filter ends "
-        "where the convolutions end.",
+        "where the convolutions end. The network ends in a Sigmoid; with --head prob it is frozen like the rest, and y "
+        "is the picture.",
     ),
     Plate(
         "style-std",
@@ -104,7 +106,7 @@ PLATES = (
         "columns",
         "style07_instancenorm",
         "cat_chelsea",
-        ("--crop", "150,110,96,96", "--at", "48,48", "--norm", "std"),
+        ("--crop", "150,110,96,96", "--at", "48,48", "--head", "prob", "--norm", "std"),
         "The same column with the mean left linear: now one pixel moves every other one, faintly (see the lines around "
         "the eye): the off-diagonals of the paper's Fig. 7. Its text holds the mean too, which cannot give them.",
     ),

@@ -314,12 +314,12 @@ def recorded(value: Any) -> Any:
 
 
 def _approximations(stage: Stage, method: Method) -> list[str]:
-    """One note an operator for which the method's paper has no rule, with its nodes."""
-    nodes: dict[str, list[str]] = {}
+    """One note an operator for which the method's paper has no rule, with its nodes: those that the method lists, and
+    those at which its rules said so."""
     for step in (step for tape in stage.tapes for step in tape.steps):
-        if step.site.op in method.approximates and step.site.name not in nodes.setdefault(step.site.op, []):
-            nodes[step.site.op].append(step.site.name)
-    return [f"{op} at {', '.join(names)}: {method.approximates[op]}" for op, names in sorted(nodes.items())]
+        if step.site.op in method.approximates:
+            stage.g.approximate(step.site.op, step.site.name, method.approximates[step.site.op])
+    return [f"{op} at {', '.join(names)}: {why}" for (op, why), names in sorted(stage.g.approximated.items())]
 
 
 def compile_model(

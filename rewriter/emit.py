@@ -31,6 +31,8 @@ class Emit:
         self.graph, self.scope = graph, scope
         self.nodes: list[Node] = []
         self.notes: list[str] = list(graph.draft.notes)
+        self.approximated: dict[tuple[str, str], list[str]] = {}
+        """(operator, what is done there for want of a rule) -> its nodes."""
         self.seeds: list[Value] = []
         """The cotangents that backward passes start with."""
         self.lead: int | str | None = None
@@ -121,6 +123,12 @@ class Emit:
         """Record an approximation or a choice; it ends up in the emitted file's metadata."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def approximate(self, op: str, name: str, why: str) -> None:
+        """Record that the node is explained by what is no rule of the method; the card has one note an operator."""
+        nodes = self.approximated.setdefault((op, why), [])
+        if name not in nodes:
+            nodes.append(name)
 
     def cast(self, x: Value, like: Value) -> Value:
         """x in the floating-point type of `like`."""

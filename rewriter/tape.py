@@ -42,7 +42,7 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
 
     Raises UnsupportedError once, with every node that has no rule or that its rule refuses.
     """
-    needed = _ancestors(graph, target)
+    needed = ancestors(graph, target)
     early = _weighted_after(graph, needed)
     active, deep = {value.name for value in wrt}, set[str]()
     steps: list[Step] = []
@@ -119,7 +119,8 @@ def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
     return Step(site, Local(*maps, offset=local.offset), rule_name(rule))
 
 
-def _ancestors(graph: Graph, target: Value) -> set[str]:
+def ancestors(graph: Graph, target: Value) -> set[str]:
+    """Names of the tensors that the target is computed from, itself included."""
     needed = {target.name}
     for node in reversed(graph.nodes):
         if any(y.name in needed for y in node.outputs):
@@ -167,7 +168,7 @@ def push(tape: Tape, tangents: Mapping[str, Value], g: Emit, *, affine: bool = F
 
 def touched(graph: Graph, wrt: Sequence[Value], target: Value) -> list[Node]:
     """Nodes that depend on `wrt` and that the target depends on, by connection alone."""
-    needed, live = _ancestors(graph, target), {value.name for value in wrt}
+    needed, live = ancestors(graph, target), {value.name for value in wrt}
     found: list[Node] = []
     for node in graph.nodes:
         reads = {x.name for x in node.inputs} | graph.hidden.get(node.name, frozenset())

@@ -12,6 +12,8 @@ from ..rewriter.errors import OptionError, nearest
 from ..rewriter.method import Option, Options
 from ..rewriter.rules import Match, Rule, Rules
 from ..rewriter.site import Site
+from .borrowed import CHOICES as SELECTING
+from .borrowed import MOVES, borrowed
 from .bounds import bound, needed
 from .checks import Check, number
 from .gradient import GRADIENT
@@ -65,6 +67,10 @@ def first(composite: Composite, rule: str | None) -> Composite:
     """The composite with a rule of its own for the first layers."""
     return composite if rule is None else (*composite, ("first", rule))
 
+
+RIGHT = MOVES | SELECTING
+"""Operators at which relevance goes where the gradient goes; all others have rules of their own."""
+WHY = "relevance has no rule for it; the plain derivative, which does not conserve relevance"
 
 _EPSILON = number(0.0)
 CHECKS: Mapping[str, Check] = MappingProxyType(
@@ -225,7 +231,8 @@ def rule_set(composite: Composite, options: Options) -> Rules:
     for where, spec in (options.get("rules") or {}).items():
         own = options if spec["rule"] == "epsilon" else general
         pairs[_weighted(_place(where))] = _rule(spec["rule"], {**own, **spec}, signs)
-    return GRADIENT | nodes(Choices(stabiliser, options.get("bias", DENOMINATOR), **told)) | pairs
+    choices = Choices(stabiliser, options.get("bias", DENOMINATOR), **told)
+    return borrowed(RIGHT, WHY, products=False) | nodes(choices) | pairs
 
 
 def _place(where: str) -> Callable[[Site], bool]:

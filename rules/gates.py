@@ -11,6 +11,7 @@ from ..rewriter.linear import Gated, Keep, Local, Scale
 from ..rewriter.method import Option, Options
 from ..rewriter.rules import Match, Rule, Rules, matches
 from ..rewriter.site import Site
+from .borrowed import CHOICES, LINEAR, MOVES, borrowed
 from .gradient import GRADIENT
 from .gradient.base import step
 from .gradient.pointwise import clip
@@ -75,6 +76,11 @@ SMOOTH = frozenset(
 """Activations for which Nie 2018 has no rule."""
 
 
+RIGHT = MOVES | CHOICES | LINEAR | SMOOTH
+"""Operators at which the gated families are the gradient; what is told of SMOOTH ones is in `methods.PLAIN`."""
+WHY = "its paper gives no rule for it; the plain derivative"
+
+
 def on_where_positive(site: Site, g: Emit) -> Local:
     """[y > 0] for a Relu in either spelling."""
     return Local(*(Scale(step(g, site.y, 0.0)) for _ in site.x))
@@ -90,7 +96,8 @@ def tangent(site: Site, g: Emit) -> Local:
 def gates(relu: Rule, clip: Rule, options: Options) -> Rules:
     """The gradient with the gate at the nodes that `gate` names: "relu" (Relu and Max(x, 0), as the hooks of
     captum and zennit see a network), "rectifiers" (those and Clip(0, high), as METHODS 0.5), "activations"
-    (smooth ones too: max(ct, 0) f'). lrn="pass" lets the cotangent through LRN unchanged."""
+    (smooth ones too: max(ct, 0) f'). lrn="pass" lets the cotangent through LRN unchanged. Other non-linear nodes keep
+    their derivative, which is recorded."""
     pairs: dict[Match, Rule] = {LIKE_RELU: gated(relu, by=rectify)}
     if options["gate"] != "relu":
         pairs[clip_at_zero] = gated(clip, by=rectify)
@@ -98,7 +105,7 @@ def gates(relu: Rule, clip: Rule, options: Options) -> Rules:
         pairs[SMOOTH] = gated(tangent, by=rectify)
     if options["lrn"] == "pass":
         pairs["LRN"] = keep
-    return GRADIENT | pairs
+    return borrowed(RIGHT, WHY) | pairs
 
 
 def guided(options: Options) -> Rules:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 
 from ..rewriter.canonical import canonise
 from ..rewriter.method import Method, value
@@ -19,6 +20,7 @@ PATTERN_NET = Method(
     source="Kindermans et al. 2017 section 4",
     display="centre",
     options=OPTIONS,
+    approximates=MappingProxyType({"LRN": "the signal passes unchanged; its paper has no rule for it"}),
     seed=value,
     views=lambda options: (canonise,),
 )

@@ -19,6 +19,7 @@ from ..rewriter.linear import Gated, Local
 from ..rewriter.method import Option, Options
 from ..rewriter.rules import Match, Rule, Rules
 from ..rewriter.site import Refuse, Site, rank_of
+from .borrowed import CHOICES, LINEAR, MOVES, borrowed, recorded
 from .gates import keep
 from .gradient import GRADIENT
 from .reweigh import reweighed
@@ -29,6 +30,13 @@ Put: TypeAlias = Callable[[Emit, Value, Value], Value]
 
 ESTIMATORS = ("plus", "linear", "plus-within", "weights")
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+ACTIVATIONS = frozenset(
+    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Mish PRelu Relu Selu Shrink Sigmoid "
+    "Softplus Softsign Swish Tanh ThresholdedRelu".split()
+)
+RIGHT = MOVES | CHOICES | LINEAR | ACTIVATIONS
+"""Operators at which the signal is the gradient with other weights; so it is behind an activation."""
+WHY = "its paper has no rule for it; the plain derivative"
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ def pattern_net(options: Options) -> Rules:
 
     options: `patterns` (Patterns), `estimator` (one of ESTIMATORS), `last` (None, or the estimator of the weighted
     nodes that no other weighted node follows). At a node whose pattern is missing or has another shape the rule
-    refuses. LRN passes the cotangent unchanged. Products of two activations keep their gradient.
+    refuses. LRN passes the cotangent unchanged. Products of two activations, and operators that are not listed, keep
+    their gradient, which is recorded.
 
     Raises OptionError for patterns= that are missing or no Patterns. Source: METHODS 1.17.
     """
@@ -89,12 +98,15 @@ def _rules(options: Options, put: Put) -> Rules:
             f"estimator={default!r} needs patterns=, a file of `onnxplain fit patterns`; or choose estimator='weights'"
         )
 
+    plain = recorded(WHY)
+
     def rule(site: Site, g: Emit) -> Local:
+        i = _explained(site)
+        if i is None:
+            return plain(site, g)
         gradient = GRADIENT.find(site)
         assert gradient is not None, site.op
-        local, i = gradient(site, g), _explained(site)
-        if i is None:
-            return local
+        local = gradient(site, g)
         estimator = last if last is not None and getattr(site, "last", False) else default
 
         def f(w: Value) -> Value:
@@ -105,7 +117,7 @@ def _rules(options: Options, put: Put) -> Rules:
 
     rule.__name__ = f"pattern[{default}]"
     pairs: dict[Match, Rule] = {WEIGHTED: rule, "LRN": keep}
-    rules = GRADIENT | pairs
+    rules = borrowed(RIGHT, WHY) | pairs
     return rules | {_bottlenecks(): projected(rules)} if options.get("project") else rules
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,13 @@ from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
+from .feeding import given_cotangent, model_feeds, typed
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
-from .opening import open_session, serialize
+from .opening import open_session, serialize, table_for
+from .providers import create_session, is_auto
 from .session import check_feeds, run, tensors_of
+from .telling import Finding, look, warn
+from .tracing import explained
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -49,6 +53,8 @@ class Result:
     plan: Plan | None = None
     results: Mapping[str, Array] = field(default_factory=dict)
     """Of methods that give something else than an attribution (LinearScope), by their names in the file."""
+    findings: tuple[Finding, ...] = ()
+    """What is zero everywhere or not finite, and at which node that begins; a warning says the same."""
 
     @property
     def attribution(self) -> Array:
@@ -96,11 +102,29 @@ class Explainer:
         self.progress: Progress | None = None
         self.whole = False
         """Run the rows of a call together, whatever memory is free: for those who count the rows themselves."""
+        self.tells = True
+        """Warn of results that are zero everywhere or not finite, and run the file once more to find out why;
+        without it they are only in `Result.findings`."""
 
     @cached_property
     def session(self) -> InferenceSession:
         """The onnxruntime session, on the providers asked for. Raises ProviderError when one was not taken."""
         return open_session(self.model, self._path, self._providers, threads=self._threads, cache=self._cache)
+
+    def open_like(self, model: onnx.ModelProto) -> InferenceSession:
+        """Another model on the same providers, for a run or two: not optimised, which takes longer than to run it."""
+        return create_session(
+            serialize(model),
+            self._providers,
+            threads=self._threads,
+            optimization="disabled",
+            memory_pattern=False,
+        )
+
+    @property
+    def table(self) -> str:
+        """Of the forms that the session's file is spelled in."""
+        return table_for("cpu" if is_auto(self._providers) else self._providers)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the file, whole or not at all. Raises OptionError when it cannot be written."""
@@ -126,9 +150,11 @@ class Explainer:
         method's `seed` when it is not given; `baseline` (1 or N, ...) or `references` (K, ...) of files compiled with
         baseline="input" or references="input". Where several inputs are explained each has its own: `noise/NAME`.
 
+        A result that is zero everywhere or not finite is told by an ExplainWarning, which names the node.
+
         Raises OptionError or ImageError (input that does not fit), TargetError (class)."""
-        found = self.outputs(x, target, cotangent, **more)
-        return _result(found, self.card.outputs, self.plan)
+        found, findings = self._run(x, target, cotangent, more)
+        return replace(_result(found, self.card.outputs, self.plan), findings=findings)
 
     def outputs(
         self,
@@ -138,11 +164,38 @@ class Explainer:
         **more: npt.ArrayLike,
     ) -> dict[str, Array]:
         """As a call, but all outputs by their names in the file."""
+        return self._run(x, target, cotangent, more)[0]
+
+    def _run(
+        self,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        target: int | Sequence[int] | Array | None,
+        cotangent: npt.ArrayLike | None,
+        more: Mapping[str, npt.ArrayLike],
+    ) -> tuple[dict[str, Array], tuple[Finding, ...]]:
+        """The outputs, and what is to be told of them."""
+        feeds, own, rows = self._fed(x, target, cotangent, more)
+        self.plan, split = self._planned(feeds, own, rows)
+        found = dict(run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress))
+        findings = look(found, self.card.outputs, probed="cotangent" in feeds)
+        if findings and self.tells:
+            findings = explained(self, findings, feeds, split)
+            warn(self.card.method, findings, stacklevel=4)
+        return found, findings
+
+    def _fed(
+        self,
+        x: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+        target: int | Sequence[int] | Array | None,
+        cotangent: npt.ArrayLike | None,
+        more: Mapping[str, npt.ArrayLike],
+    ) -> tuple[dict[str, Array], dict[str, str], int]:
+        """What onnxruntime is given, the inputs that are not the method's, and the number of samples."""
         aim = self.card.target.get("target")
         declared = {node.name: node.type for node in self.session.get_inputs()}
         added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
         own = {name: kind for name, kind in declared.items() if not self._of_method(name)}
-        feeds = _feeds(x, own, added)
+        feeds = model_feeds(x, own, added)
         feeds |= self._method_feeds(
             {name: kind for name, kind in declared.items() if name not in own}, more, feeds
         )
@@ -152,12 +205,11 @@ class Explainer:
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            feeds["cotangent"] = _cotangent(cotangent, declared["cotangent"], rows)
+            feeds["cotangent"] = given_cotangent(cotangent, declared["cotangent"], rows)
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
-        self.plan, split = self._planned(feeds, own, rows)
-        return dict(run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress))
+        return feeds, own, rows
 
     def _planned(self, feeds: Mapping[str, Array], own: Collection[str], samples: int) -> tuple[Plan, Split]:
         """How many rows go into one run, and where the feeds are cut."""
@@ -196,7 +248,7 @@ class Explainer:
                 raise OptionError(
                     f"this file takes no {name!r}{nearest(name, declared)}; see `onnxplain show`"
                 )
-        feeds = {name: _typed(value, declared[name], name) for name, value in more.items()}
+        feeds = {name: typed(value, declared[name], name) for name, value in more.items()}
         if CLASSES in feeds and feeds[CLASSES].ndim == 1:
             feeds[CLASSES] = feeds[CLASSES].reshape(-1, 1)  # a list, as for `target`
         for i, (name, kind) in enumerate(declared.items()):
@@ -206,7 +258,7 @@ class Explainer:
             if name.split("/")[0] != "noise":
                 raise OptionError(f"{name}= is missing: this file takes it besides the model's inputs")
             samples = next((feeds[other].shape[0] for other in declared if other in feeds), None)
-            feeds[name] = _typed(self._noise(name, i, own, samples), kind, name)
+            feeds[name] = typed(self._noise(name, i, own, samples), kind, name)
         return feeds
 
     def _vet_rows(self, name: str, array: Array, own: Mapping[str, Array]) -> None:
@@ -263,43 +315,6 @@ def vet_classes(classes: Iterable[int], size: int | None) -> None:
         if index < -1 or (size is not None and index >= size):
             known = "0 and above" if size is None else f"0 to {size - 1}"
             raise TargetError(f"class {index} is out of range: {known}, or -1 for the top class")
-
-
-def _feeds(
-    x: npt.ArrayLike | Mapping[str, npt.ArrayLike], declared: Mapping[str, str], added: str | None
-) -> dict[str, Array]:
-    """The model's own feeds. added: the input that the explanation has besides the model's."""
-    own = [name for name in declared if name != added]
-    if not isinstance(x, Mapping):
-        if len(own) != 1:
-            raise OptionError(f"the model has {len(own)} inputs ({', '.join(own)}); give a dict of arrays")
-        x = {own[0]: x}
-    if added in x:
-        raise OptionError(f"{added!r} is no input of the model; give it as the argument {added}=")
-    return {name: _typed(value, declared.get(name, ""), name) for name, value in x.items()}
-
-
-def _cotangent(cotangent: npt.ArrayLike | None, declared: str, rows: int) -> Array:
-    if cotangent is None:
-        raise TargetError(
-            "this file takes a cotangent; give cotangent=, of the shape of the explained output"
-        )
-    array = _typed(cotangent, declared, "cotangent")
-    given = array.shape[0] if array.ndim else 0
-    if rows not in (1, given):
-        raise TargetError(f"{given} cotangents for {rows} samples; give one a sample, or explain one sample")
-    return array
-
-
-def _typed(value: npt.ArrayLike, declared: str, name: str) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # rows of unequal length
-        raise OptionError(f"{name!r} is no array: {error}") from error
-    wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
-        declared
-    )
-    return array if wanted is None or array.dtype.kind not in "fiu" else array.astype(wanted, copy=False)
 
 
 def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan | None) -> Result:

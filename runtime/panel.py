@@ -28,11 +28,13 @@ Font = ImageFont.FreeTypeFont
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture of one method. `legend`: the colour map whose bar stands under it, or None for no bar."""
+    """A picture of one method. `legend`: the colour map whose bar stands under it, or None for no bar. note: what is
+    to be told of it, below."""
 
     name: str
     picture: Image.Image
     legend: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,10 @@ def _row(row: Row, width: int) -> Image.Image:
     tallest = max(picture.height for picture in pictures)
     font = _font(16)
     lines = _lines(row.caption, font, _CELL)
-    below = max(len(lines) * _line_height(font), _BAR + _line_height(_font(13)) + 2)
+    bar = _BAR + _line_height(_font(13)) + 2
+    notes = [_lines(cell.note, _font(13), _CELL) if cell.note else [] for cell in row.cells]
+    tall = max((len(note) for note in notes), default=0) * _line_height(_font(13))
+    below = max(len(lines) * _line_height(font), bar + tall)
     block = Image.new("RGB", (width, tallest + 8 + below + _GAP), "white")
     draw = ImageDraw.Draw(block)
     for column, picture in enumerate(pictures):
@@ -155,9 +160,10 @@ def _row(row: Row, width: int) -> Image.Image:
         box = (left - 1, top - 1, left + picture.width, top + picture.height)
         draw.rectangle(box, outline=_FRAME)
     _centred(draw, lines, font, 0, tallest + 8)
-    for column, cell in enumerate(row.cells, start=1):
+    for column, (cell, note) in enumerate(zip(row.cells, notes, strict=True), start=1):
         if cell.legend is not None:
             _legend(block, cell.legend, column, tallest + 8)
+        _centred(draw, note, _font(13), column, tallest + 8 + bar)
     return block
 
 

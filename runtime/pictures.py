@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -38,7 +38,8 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Explained:
     """One photo under one method. score: the probability of the class where the model has classes, else the
-    value that is explained; NaN where that is no output of the file (head= some inner tensor)."""
+    value that is explained; NaN where that is no output of the file (head= some inner tensor). note: that the map is
+    zero everywhere or not finite, and why; "" where it says something."""
 
     image: Image.Image
     method: str
@@ -47,6 +48,7 @@ class Explained:
     label: str
     score: float
     about: Description
+    note: str = ""
 
     @property
     def picture(self) -> Image.Image:
@@ -199,7 +201,8 @@ def run_one(
     else:
         index = int(np.argmax(output.ravel())) if target < 0 else target
         name, score = _caption(output, index, aim, about.labels)
-    return Explained(shown, explainer.card.method, attribution, index, name, score, about)
+    note = "; ".join(map(str, result.findings))
+    return Explained(shown, explainer.card.method, attribution, index, name, score, about, note)
 
 
 def shows_values(aim: Mapping[str, Any]) -> bool:
@@ -239,7 +242,14 @@ def display_of(method: str) -> str:
 
 
 def cell(item: Explained) -> Cell:
-    """The picture of a method, by the readout its papers show."""
+    """The picture of a method, by the readout its papers show, with the note under it. What is not finite is shown as
+    0."""
+    if not np.isfinite(item.attribution).all():
+        item = replace(item, attribution=np.nan_to_num(item.attribution, nan=0.0, posinf=0.0, neginf=0.0))
+    return replace(_drawn(item), note=item.note)
+
+
+def _drawn(item: Explained) -> Cell:
     display = display_of(item.method)
     layout, color = item.about.preprocessing.layout, item.about.preprocessing.color
     if display == "centre":

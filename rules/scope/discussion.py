@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 
 from ...rewriter.emit import Emit, tail_of
-from ...rewriter.errors import OptionError, TargetError
+from ...rewriter.errors import ExplainWarning, OptionError, TargetError
 from ...rewriter.graph import Value, variable
 from ...rewriter.method import Option
 from ...rewriter.results import Result
@@ -23,12 +24,19 @@ CLASSES, DISCUSSION, VOTES = "classes", "discussion", "votes"
 SMALLEST = 1e-3
 """Of Σ|PD|: a sum below it is no measure of the map."""
 
+CLASSWISE = "classwise"
 VARIANT = Option(
-    "paper",
-    ("paper", "eq18", "classwise"),
-    "the share of the input: x0 F_c (the text) or F_c (Eq. 18); the biases' alike for every class, or by their "
-    "weight in its score (classwise)",
+    CLASSWISE,
+    (CLASSWISE, "paper", "eq18"),
+    "the biases by their weight in the score of the class (classwise), or alike for every class: with x0 F_c as the "
+    "share of the input (paper, the text) or F_c (eq18, Eq. 18)",
 )
+SWAMPED = (
+    "the biases say the same for every class, and their map may be far larger than what the input says of a "
+    "class; scaled to the scores it then gives all pixels to the most or to the least likely class. "
+    "variant='classwise' weighs every bias by what it does for the class"
+)
+"""What is wrong with the variants as printed: on EfficientNet-Lite0 the shared map sums to 4e6, the score is 9."""
 SCALE = Option(
     "score",
     ("score", "shift", "none"),
@@ -58,12 +66,13 @@ def discussions(stage: Stage, seed: Value, *, one_hot: bool) -> dict[str, Value]
     g, tape, head = stage.g, frozen(stage), stage.head
     q = pull(tape, {head.name: seed}, g)
     names = [x.name for x in stage.wrt]
+    _tell(stage)
     if not any(name in q for name in names):
         raise TargetError(
             f"{head.name!r} does not depend on {names[0]!r} once softmax and gates are taken as constant"
         )
     variant, bias = str(stage.options["variant"]), None
-    if variant == "classwise":
+    if variant == CLASSWISE:
         backs = [
             pull(tape, {name: g.Mul(q[name], constant) for name, constant in constants(stage).items()}, g)
         ]
@@ -84,6 +93,16 @@ def discussions(stage: Stage, seed: Value, *, one_hot: bool) -> dict[str, Value]
         terms += [back[x.name] for back in backs if x.name in back]
         found[x.name] = g.total(terms)
     return _scaled(stage, found, _sum(g, [g.Mul(seed, head)]))
+
+
+def _tell(stage: Stage) -> None:
+    """A variant as printed is made as asked for, and what it cannot say is told: in the card, and once as a warning."""
+    variant = stage.options["variant"]
+    if variant == CLASSWISE or stage.extras.setdefault("swamped", False):
+        return
+    stage.extras["swamped"] = True
+    stage.g.note(f"variant={variant!r}: {SWAMPED}")
+    warnings.warn(f"variant={variant!r}: {SWAMPED}", ExplainWarning, stacklevel=2)
 
 
 def _images(stage: Stage) -> Mapping[str, Value]:

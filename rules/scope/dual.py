@@ -18,22 +18,24 @@ from ...rewriter.order import ordered
 from ...rewriter.passes.share import live
 from ...rewriter.results import Result
 from ...rewriter.scene import Stage
-from ...rewriter.tape import Step
+from ...rewriter.tape import Step, ancestors
 from ...rewriter.target import Target
 from .flow import mapped, reaching
 from .freeze import LINEAR, PRODUCTS, TERMS
 from .results import frozen
 
 SHAPES = frozenset({"Shape", "Size"})
-ROWS = "the first half of the rows is x0, the second x1: [x0; x1] gives [y(x0); F(x0) x1 + r(x0)]"
+ROWS = "the first half of the rows is x0, the second x1: of {0!r}, [x0; x1] gives [{0}(x0); F(x0) x1 + r(x0)]"
 
 
 def dual(stage: Stage, target: Target) -> list[Result]:
     """The tensors of the replaced nodes, both halves; `assemble_dual` writes them in place of the forward ones.
 
     The file's inputs and outputs are the model's, with 2N rows in place of N. Inputs that are not explained have 2N
-    rows too, those of x1 being looked at by linear nodes only. Nodes that are not on the way to the head, such as a
-    Softmax behind it, stay as they are: of a classifier with one the second half is softmax(F x1 + r).
+    rows too where they count the samples as the explained one does, those of x1 being looked at by linear nodes
+    only; others, such as a scale of 2 numbers, are fed as they are. Nodes that are not on the way to the head, such
+    as a Softmax behind it, stay as they are: of a classifier with one the second half is softmax(F x1 + r), and the
+    card says so.
 
     An odd number of rows fails at run time, in the first Split. TargetError where the batch is fixed to an odd number,
     where it is not the first axis of some tensor that is split, and where the head does not depend on the input.
@@ -45,7 +47,9 @@ def dual(stage: Stage, target: Target) -> list[Result]:
             f"{stage.head.name!r} does not depend on {stage.wrt[0].name!r} other than by softmax and gates"
         )
     halves = _Halves(stage)
-    stage.g.note(ROWS)
+    stage.g.note(ROWS.format(stage.head.name))
+    for output in stage.graph.outputs:
+        _tell(stage, output)
     chosen = [step for step in steps if not _stays(halves, step)]
     results: list[Result] = []
     for step in chosen:
@@ -67,6 +71,29 @@ def _vet_rows(stage: Stage) -> None:
                 f"input {x.name!r} has {x.shape[0]} rows and no room for [x0; x1]; "
                 f"free its batch with shapes={{{x.name!r}: ('N', ...)}}"
             )
+
+
+def _tell(stage: Stage, output: Value) -> None:
+    """Say where the second half of an output is no affine map of x1: behind nodes that are not on the way to the head,
+    and so were not frozen."""
+    graph, live, curved = stage.graph, {x.name for x in stage.wrt}, list[str]()
+    frozen_part, needed = ancestors(graph, stage.head), ancestors(graph, output)
+    for node in graph.nodes:
+        reads = [x.name for x in node.inputs if x.name in live]
+        nested = graph.hidden.get(node.name, frozenset()) & live
+        if not (reads or nested):
+            continue
+        live |= {y.name for y in node.outputs}
+        made = {y.name for y in node.outputs if y.name in needed}
+        product = node.op in PRODUCTS | {"Div"} and reads == [node.inputs[0].name]
+        linear = not nested and not node.domain and (product or node.op in LINEAR | TERMS)
+        if made and not made & frozen_part and not linear:
+            curved.append(f"{node.op} at {node.name}")
+    if curved:
+        stage.g.note(
+            f"the second half of {output.name!r} is not F x1 + r: behind the frozen part it goes through "
+            f"{', '.join(curved)}; with head='prob' (or output=) this output is frozen as a whole"
+        )
 
 
 def _stays(halves: _Halves, step: Step) -> bool:
@@ -98,12 +125,24 @@ class _Halves:
 
     def __post_init__(self) -> None:
         graph = self.stage.graph.draft.graph
-        inputs = [x.name for x in self.stage.graph.inputs]
+        inputs = [x.name for x in self.stage.graph.inputs if self._counts(x)]
         light = onnx.GraphProto()
         light.node.extend(node for node in graph.node if node.op_type not in SHAPES)
         self.moving = reachable(light, inputs)
         """Tensors whose values depend on the inputs, not on their sizes alone."""
         self.sized = reachable(graph, inputs)
+
+    def _counts(self, x: Value) -> bool:
+        """Whether an input has a row for each sample: its first axis is that of the explained one. TargetError where
+        two fixed sizes are equal, which proves nothing."""
+        batch, explained = self.stage.wrt[0].shape[0], x in self.stage.wrt
+        same = bool(x.shape) and x.shape[0] == batch
+        if same and isinstance(batch, int) and not explained:
+            raise TargetError(
+                f"nothing says whether the first axis of input {x.name!r}, {batch}, counts the samples as that of "
+                f"{self.stage.wrt[0].name!r} does; name the batch with shapes="
+            )
+        return explained or same
 
     def rows(self, x: Value) -> bool:
         """Whether x has the rows of both halves."""

@@ -12,6 +12,7 @@ from ...rewriter.linear import Chain, Linear, Local, Scale
 from ...rewriter.method import Options
 from ...rewriter.rules import Match, Rule, Rules
 from ...rewriter.site import Refuse, Site
+from ..borrowed import SILENT
 from ..gates import tangent
 from ..gradient import GRADIENT
 from ..gradient.base import step
@@ -32,6 +33,8 @@ HOMOGENEOUS = frozenset(
 )
 """y = A(x) x with A the derivative: masks, and winners."""
 PRODUCTS = frozenset("Mul MatMul Gemm Einsum ReduceSumSquare".split())
+WINNERS = frozenset("Max Min".split())
+"""Of several activations, the largest or smallest."""
 FROZEN = frozenset("Softmax LogSoftmax".split())
 STEEP = frozenset("Sqrt Pow Asin Acos Acosh".split())
 """With an infinite derivative at the end of their domain."""
@@ -40,7 +43,7 @@ STEEP = frozenset("Sqrt Pow Asin Acos Acosh".split())
 def freeze(options: Options) -> Rules:
     """The rule set. freeze: "offset", "mask" or "taylor" for smooth activations; norm: "stats" or "std"."""
     pairs: dict[Match, Rule] = {
-        _known: taylor,
+        _known: unlisted,
         LINEAR | HOMOGENEOUS: tangent,
         TERMS: terms,
         PRODUCTS: product,
@@ -84,6 +87,13 @@ def taylor(site: Site, g: Emit) -> Local:
     if site.op in STEEP:
         local = Local(*(_bounded(part, g) for part in local.maps))
     return Local(*local.maps, offset=rest(site, local.maps, g))
+
+
+def unlisted(site: Site, g: Emit) -> Local:
+    """As `taylor`; recorded where the operator has a curve that the option `freeze` does not hold for."""
+    if site.op not in SILENT | WINNERS | CURVED:
+        g.approximate(site.op, site.name, "frozen by its tangent at x0 (Eq. 4), whatever freeze= says")
+    return taylor(site, g)
 
 
 def _bounded(part: Linear | None, g: Emit) -> Linear | None:

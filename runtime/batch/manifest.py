@@ -68,6 +68,7 @@ def finish(job: Job, records: Mapping[int, Record]) -> None:
         "pictures": job.total,
         "explained": sum(record.rows for record in ordered),
         "bad": sum(len(record.bad) for record in ordered),
+        "zero": sum(len(record.zero) for record in ordered),
         "shards": job.shards,
     }
     shards = [record.to_record() for record in ordered]

@@ -27,7 +27,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has come to: pictures = explained + bad. resumed: shards that were there already."""
+    """What a run has come to: pictures = explained + bad. resumed: shards that were there already. zero: numbers of the
+    pictures whose map is zero everywhere; they are among the explained."""
 
     out: Path
     pictures: int
@@ -35,6 +36,7 @@ class Report:
     bad: tuple[Bad, ...]
     shards: int
     resumed: int
+    zero: tuple[int, ...] = ()
 
 
 def run(
@@ -133,4 +135,5 @@ def _work(
 
 def _report(job: Job, records: Mapping[int, Record], resumed: int) -> Report:
     bad = tuple(one for index in sorted(records) for one in records[index].bad)
-    return Report(Path(job.out), job.total, job.total - len(bad), bad, job.shards, resumed)
+    zero = tuple(i for index in sorted(records) for i in records[index].zero)
+    return Report(Path(job.out), job.total, job.total - len(bad), bad, job.shards, resumed, zero)

@@ -43,7 +43,8 @@ class Bad:
 
 @dataclass(frozen=True)
 class Record:
-    """One shard that is done: pictures [first, last), rows of them explained, the others bad; files: with sha256."""
+    """One shard that is done: pictures [first, last), rows of them explained, the others bad; files: with sha256. zero:
+    the explained ones whose map is zero everywhere, by their numbers."""
 
     index: int
     first: int
@@ -51,9 +52,10 @@ class Record:
     rows: int
     bad: tuple[Bad, ...]
     files: Files
+    zero: tuple[int, ...] = ()
 
     def to_record(self) -> dict[str, object]:
-        return {**asdict(self), "bad": [asdict(one) for one in self.bad]}
+        return {**asdict(self), "bad": [asdict(one) for one in self.bad], "zero": list(self.zero)}
 
     def save(self, folder: Path) -> None:
         """In the folder of a result, until its manifest is written."""
@@ -62,9 +64,11 @@ class Record:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Record:
         """Raises TypeError, KeyError for what is no record."""
-        return cls(
-            **{**record, "bad": tuple(Bad(**one) for one in record["bad"]), "files": dict(record["files"])}
-        )
+        lists = {
+            "bad": tuple(Bad(**one) for one in record["bad"]),
+            "zero": tuple(int(i) for i in record["zero"]),
+        }
+        return cls(**{**record, **lists, "files": dict(record["files"])})
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,8 @@ def explain_shard(task: Task) -> Record:
         else:
             bad.append(Bad(i, name, str(found).replace(file, name)))
     files = FORMATS[job.format](job, task.index, rows)
-    record = Record(task.index, first, last, len(rows.ids), tuple(bad), files)
+    zero = tuple(i for i, heat in zip(rows.ids, rows.maps, strict=True) if not heat.any())
+    record = Record(task.index, first, last, len(rows.ids), tuple(bad), files, zero)
     record.save(Path(job.out))
     return record
 
@@ -183,5 +188,6 @@ def _opened(file: str, sha256: str, engine: Engine) -> Explainer:
             f"{file!r} is not the file this run was started with; leave it alone until the run is done"
         )
     explainer = load(source, providers=providers_of(engine), threads=1)
+    explainer.tells = False  # of a row that says nothing the record tells
     explainer.whole = True  # rows that were cut by free memory would not have the same bytes everywhere
     return explainer

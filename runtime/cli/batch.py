@@ -77,6 +77,13 @@ def batch_command(
     print(f"{out}: {report.explained} of {report.pictures} pictures explained in {shards}{kept}")
     if report.bad:
         print(f"onnxplain: {len(report.bad)} bad pictures, see {out / 'bad.csv'}", file=sys.stderr)
+    if report.zero:
+        count = len(report.zero)
+        print(
+            f"onnxplain: the map of {count} picture{'s' * (count != 1)} is zero everywhere, the first is number "
+            f"{report.zero[0]}; see `zero` in {out / 'manifest.json'}",
+            file=sys.stderr,
+        )
 
 
 def _class(text: str) -> int | None:

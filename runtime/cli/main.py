@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import typer
 
-from ...rewriter.errors import ExplainError
+from ...rewriter.errors import ExplainError, ExplainWarning
 from . import batch, bench, build, export, fit, inspect, perturb, picture, scope, serve, ui, verify
 
 app = typer.Typer(
@@ -45,7 +47,29 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line. Returns 0 (done), 1 (a check failed) or 2 (bad input or usage)."""
+    """Run a command line. Returns 0 (done), 1 (a check failed) or 2 (bad input or usage). What is told of a result is a
+    line on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ExplainWarning)
+        warnings.showwarning = _show
+        return _main(argv)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, ExplainWarning):
+        print(f"onnxplain: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(

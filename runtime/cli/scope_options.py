@@ -15,6 +15,7 @@ from ..scope.photo import Opened, Place, beside, open_photo
 from .options import (
     CacheFolder,
     External,
+    Head,
     Labels,
     Memory,
     ModelPath,
@@ -45,14 +46,7 @@ class Shared:
         str | None, typer.Option("--size", metavar="WxH", help="Scale the photo, or its part, to this size.")
     ] = None
     output: OutputName = None
-    head: Annotated[
-        str | None,
-        typer.Option(
-            "--head",
-            help="logits (found behind a trailing softmax), prob (the output as it is), or a tensor's name. By default "
-            "prob for pictures, logits for all else.",
-        ),
-    ] = None
+    head: Head = "logits"
     freeze: Annotated[
         str,
         typer.Option("--freeze", help="Smooth activations: offset, mask or taylor; see `onnxplain methods`."),

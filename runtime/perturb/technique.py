@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...rewriter.errors import OptionError, TargetError, nearest
 from ..lanes import Progress
+from ..telling import look_at_maps, warn
 from .probing import Array, Prober
 
 
@@ -102,7 +103,8 @@ def perform(
     tell: Progress | None = None,
     **settings: Any,
 ) -> Found:
-    """Run a technique. classes: None is the top class; -1 among them is it too. Raises OptionError, TargetError."""
+    """Run a technique. classes: None is the top class; -1 among them is it too. An ExplainWarning tells of maps that
+    are zero everywhere or not finite; the record keeps it. Raises OptionError, TargetError."""
     chosen = technique.settle(settings)
     indices = tuple(class_of(c, prober) for c in (classes if classes is not None else [-1]))
     expected = technique.count(prober, chosen, len(indices))
@@ -119,10 +121,12 @@ def perform(
         "expected_forwards": expected,
         **({"found": dict(drawn.notes)} if drawn.notes else {}),
     }
-    seconds = time.perf_counter() - started
-    return Found(
-        np.asarray(drawn.maps, np.float32), indices, prober.base, prober.forwards - before, seconds, record
-    )
+    seconds, maps = time.perf_counter() - started, np.asarray(drawn.maps, np.float32)
+    findings = look_at_maps(maps)
+    if findings:
+        record["warnings"] = [str(finding) for finding in findings]
+        warn(technique.name, findings)
+    return Found(maps, indices, prober.base, prober.forwards - before, seconds, record)
 
 
 def class_of(index: int, prober: Prober) -> int:

@@ -220,11 +220,11 @@ class Interpreter:
             tuple(file.card.options["terms"]), values, index, float(self.value.ravel()[index])
         )
 
-    def discussion(self, target: Entry = -1, variant: str = "paper", scale: str = "score") -> Tensors:
+    def discussion(self, target: Entry = -1, variant: str = "classwise", scale: str = "score") -> Tensors:
         """The pixel discussion of one score (*x): what every input entry contributes, biases taken back to the input.
 
-        variant: "paper", "eq18" or "classwise"; scale: "score", "shift" or "none" (METHODS 1.28; the options of
-        `linearscope.pixel-discussion`). target as in `contributions`.
+        variant: "classwise", or as printed "paper" or "eq18", with a warning; scale: "score", "shift" or "none"
+        (METHODS 1.28; the options of `linearscope.pixel-discussion`). target as in `contributions`.
         """
         file = self.system.file("pixel-discussion", variant=variant, scale=scale)
         found = file(self.system.x0, target=self._target(target)).attributions
@@ -235,13 +235,13 @@ class Interpreter:
     def votes(
         self,
         classes: Sequence[int] | None = None,
-        variant: str = "paper",
+        variant: str = "classwise",
         scale: str = "score",
         progress: Progress | None = None,
     ) -> Votes:
         """The class that every pixel votes for: the largest of the discussions, summed over channels. classes: flat
         indices, all of them by default, 16 of them at a time or as many as the memory takes. In the variants "paper"
-        and "eq18" the biases say the same for every class."""
+        and "eq18" the biases say the same for every class, which one class may win by: an ExplainWarning says so."""
         chosen = range(self.shape[0]) if classes is None else self.outward.indices(list(classes))
         if len(set(chosen)) != len(chosen):
             raise OptionError(f"votes: a class is given twice in {list(chosen)}")

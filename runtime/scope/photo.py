@@ -14,7 +14,6 @@ from PIL import Image
 from ... import models
 from ...rewriter.errors import ModelError, OptionError
 from ...rewriter.load import Source, load
-from ...rewriter.passes.shapes import tensor_type
 from ..atomic import atomic, write_bytes
 from ..compiling import description
 from ..images import prepare, read_image, save_image, writable
@@ -61,14 +60,14 @@ def open_photo(
     image: Path,
     place: Place,
     *,
-    head: str | None = None,
+    head: str = "logits",
     preprocessing: str | None = None,
     labels: Path | None = None,
     external_data: bool = False,
     **options: Any,
 ) -> Opened:
-    """head None: logits, or the output as it is where that is a picture. Raises ImageError, OptionError, ModelError and
-    what `Interpreter` raises."""
+    """head, options: those of `Interpreter`. Raises ImageError, OptionError, ModelError and what `Interpreter`
+    raises."""
     source = load(model, external_data=external_data)
     about = description(model, source.model, preprocessing, labels)
     if about is None:
@@ -76,17 +75,9 @@ def open_photo(
             "the model's input is not a picture; use the Python API: onnxplain.Interpreter(model, x0)"
         )
     array, shown = prepare(place.of(read_image(image)), about.preprocessing)
-    if head is None:
-        head = "prob" if _gives_pictures(source, options.get("output")) else "logits"
     a = Interpreter(source, array, head=head, **options)
     scale = _scale(model) if a.system.about["head"] == a.system.about["output"] else None
     return Opened(a, View(shown, about.preprocessing, scale, about.labels), source, about.guessed)
-
-
-def _gives_pictures(source: Source, output: str | None) -> bool:
-    values = {value.name: value for value in source.model.graph.output}
-    value = values.get(output or "", source.model.graph.output[0])
-    return len(tensor_type(value).shape or ()) == 4
 
 
 def _scale(model: Path) -> tuple[float, float] | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from ..telling import Finding
 from .asking import Asked, Wanted
 from .coding import SMALL, choose_coding, deflate
 from .datatypes import Array, datatype_of, pack
@@ -26,20 +28,26 @@ class Reply:
 
 
 def write_answer(
-    model: str, asked: Asked, outputs: Mapping[str, Array], labels: Sequence[str] | None, accepted: str = ""
+    model: str,
+    asked: Asked,
+    outputs: Mapping[str, Array],
+    labels: Sequence[str] | None,
+    accepted: str = "",
+    findings: Sequence[Finding] = (),
 ) -> Reply:
     """The outputs that were asked for, in that order. labels: class names, written behind "value:index" of the
-    classification extension where an output has as many values a row. accepted: the client's Accept-Encoding.
+    classification extension where an output has as many values a row. accepted: the client's Accept-Encoding. findings:
+    what is to be told of outputs; the parameter `warning` of an output says it.
 
     Raises Refusal (400) for NaN and infinity in an output that is to be JSON, which has no word for them.
     """
-    entries: list[dict[str, object]] = []
+    entries: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for wanted in asked.outputs:
         array = outputs[wanted.name]
         if wanted.classes:
             array = top_classes(array, wanted.classes, labels)
-        entry: dict[str, object] = {
+        entry: dict[str, Any] = {
             "name": wanted.name,
             "datatype": datatype_of(array),
             "shape": list(array.shape),
@@ -49,6 +57,9 @@ def write_answer(
             entry["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             entry["data"] = _listed(array, wanted)
+        told = "; ".join(str(finding) for finding in findings if finding.output == wanted.name)
+        if told:
+            entry["parameters"] = {**entry.get("parameters", {}), "warning": told}
         entries.append(entry)
     identity = {} if asked.id is None else {"id": asked.id}
     head = json.dumps({"model_name": model, "model_version": "1", **identity, "outputs": entries}).encode()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..telling import look
 from .answering import Reply, write_answer
 from .asking import Asked, read_request
 from .coding import inflate
 from .counts import Spent, Stopwatch
 from .datatypes import Array
 from .engine import Ticket
-from .served import Served
+from .served import COTANGENT, Served
 from .settings import Settings
 
 
@@ -35,7 +36,9 @@ class Inference:
         """Also ends the time of the run."""
         self.spent.compute_infer = self._watch.lap()
         accepted = self._headers.get("accept-encoding", "")
-        reply = write_answer(self._served.name, asked, outputs, self._served.labels, accepted)
+        served, card = self._served, self._served.card
+        findings = () if card is None else look(outputs, card.outputs, probed=COTANGENT in asked.feeds)
+        reply = write_answer(served.name, asked, outputs, served.labels, accepted, findings)
         self.spent.compute_output = self._watch.lap()
         return reply
 

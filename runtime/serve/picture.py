@@ -82,7 +82,8 @@ def explain_picture(
 ) -> Reply:
     """wish: the class, by index, name or "top". media: of `choose_media`. accepted: the client's Accept-Encoding.
 
-    The PNG is the picture `onnxplain explain` draws. Raises ImageError, TargetError, and as `Explainer`.
+    The PNG is the picture `onnxplain explain` draws. Of a map that is zero everywhere the field `warning` tells, or the
+    header Onnxplain-Warning. Raises ImageError, TargetError, and as `Explainer`.
     """
     about = describe_pictures(served)
     assert served.card is not None
@@ -96,18 +97,22 @@ def explain_picture(
         chosen = int(aim["target"])
     if result.attribution.ndim != 4:
         raise ImageError(f"the attribution has {result.attribution.ndim} axes; only pictures can be drawn")
+    told = "; ".join(map(str, result.findings))
     index, classes = _classes(result, aim, chosen, about.labels)
     if media == "image/png":
         item = Explained(shown, served.card.method, result.attribution, index, "", float("nan"), about)
         buffer = io.BytesIO()
         cell(item).picture.save(buffer, "PNG")
-        return Reply(buffer.getvalue(), "image/png")
+        return Reply(buffer.getvalue(), "image/png", {"Onnxplain-Warning": told} if told else {})
+    if not np.isfinite(result.attribution).all():
+        raise ImageError(f"{told}; JSON has no word for it")
     answer = {
         "model_name": served.name,
         "model_version": served.version,
         "method": served.card.method,
         **classes,
         **_map(served.card.method, result.attribution, about),
+        **({"warning": told} if told else {}),
     }
     return packed(Reply(json.dumps(answer, allow_nan=False).encode()), accepted)
 

@@ -122,6 +122,7 @@ class Served:
         found: Explainer | None = getattr(self._own, "explainer", None)
         if found is None:
             found = Explainer(self.model, self.card, path=self.path, memory=self._memory)
+            found.tells = False  # the answer does
             found.session = cast("InferenceSession", self._interruptible)
             self._own.explainer = found
         return found

@@ -13,8 +13,9 @@ from ...rewriter.passes.shapes import tensor_type
 from ..explainer import Result
 from ..opening import serialize
 from ..session import run
+from ..telling import NOT_FINITE, ZERO
 from .cases import Array, Case
-from .outcome import NotApplicable, Outcome, check, judged, within
+from .outcome import NotApplicable, Outcome, check, judged, reported, within
 from .subject import Floats, Subject
 from .surgery import first_trip, foreign, forward_part, loop_of
 
@@ -219,8 +220,32 @@ def finite(subject: Subject) -> Outcome:
         for key, value in _parts(subject.call(case.feeds, **subject.beside(case))).items():
             count = int(np.count_nonzero(~np.isfinite(value)))
             if count:
-                bad.append(f"{count} in {key!r} on {case.name}")
+                bad.append(f"{count} in {key!r} on {case.name}{_why(subject, case, NOT_FINITE)}")
     return judged(bad, ", ".join(case.name for case in subject.cases))
+
+
+@check("the maps say something")
+def says_something(subject: Subject) -> Outcome:
+    """No map is zero everywhere, and where one is, at which node. A zero may be right, so it is no failure; zeros and
+    constants, of which many are, are left out."""
+    zero: list[str] = []
+    for case in subject.probes:
+        why = _why(subject, case, ZERO)
+        zero += [f"{case.name}{why}"] if why else []
+    names = ", ".join(case.name for case in subject.probes)
+    return reported(len(zero), "; ".join(zero)) if zero else judged([], names)
+
+
+def _why(subject: Subject, case: Case, kind: str) -> str:
+    """What is told of the file's results, with the node; "" where nothing is."""
+    explainer = subject.explainer
+    explainer.tells = True
+    try:
+        result = subject.call(case.feeds, **subject.beside(case))
+    finally:
+        explainer.tells = False
+    told = "; ".join(str(finding) for finding in result.findings if finding.kind == kind)
+    return f": {told}" if told else ""
 
 
 @check("class -1 is the top class")
@@ -286,4 +311,14 @@ def _misfits(value: onnx.ValueInfoProto, array: Array, named: dict[str, int]) ->
     return [f"{value.name!r} is {list(array.shape)}, declared {list(kind.shape)}"] if wrong else []
 
 
-GENERAL = (forward_exact, forward_optimised, batch, finite, top_class, standard, checked, shapes)
+GENERAL = (
+    forward_exact,
+    forward_optimised,
+    batch,
+    finite,
+    says_something,
+    top_class,
+    standard,
+    checked,
+    shapes,
+)

@@ -6,6 +6,7 @@ scaled by is 300 times smaller than the map; up to 1e-4 is accepted.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxplain.rewriter.compile import Request, compile_model
-from onnxplain.rewriter.errors import OptionError, TargetError
+from onnxplain.rewriter.errors import ExplainWarning, OptionError, TargetError
 from onnxplain.rewriter.graph import Value
 from onnxplain.rewriter.method import Method
 from onnxplain.rewriter.results import Result
@@ -33,11 +34,13 @@ from tests.rules.scope.golden import image, model, run, stored
 
 NETS = ["mlp_nobias", "mlp_bias", "cnn_nobias", "cnn_bias", "cnn_odd", "resnet", "overlap_pool"]
 IMAGES = [name for name in NETS if not name.startswith("mlp")]
-VARIANTS = ["paper", "eq18", "classwise"]
+VARIANTS = ["classwise", "paper", "eq18"]
 TOLERANCE = 1e-4
 PD = "linearscope.pixel-discussion"
 
 Array = NDArray[Any]
+
+pytestmark = pytest.mark.filterwarnings("ignore:variant=:onnxplain.ExplainWarning")
 
 
 def explain(
@@ -144,6 +147,22 @@ def test_a_sum_next_to_nothing_does_not_blow_the_map_up() -> None:
     np.testing.assert_allclose(got, [[4.0, -2.0]], rtol=1e-6)
     got = explain(cancelling([0.0, 0.0], 0.0), {"x": x}, 0)["attribution"]
     np.testing.assert_array_equal(got, np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", [PD, "linearscope.votes"])
+def test_variants_as_printed_warn(method: str, variant: str) -> None:
+    """classwise is the default, and says nothing; the others tell it once, and in the card."""
+    assert find(method).options["variant"].default == VARIANTS[0]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        target = "input" if method == "linearscope.votes" else (0, 1)
+        options = {"variant": variant}
+        card = compile_model(model("cnn_bias"), find(method), Request(target=target, options=options))[1]
+    told = [str(one.message) for one in caught if one.category is ExplainWarning]
+    assert len(told) == (variant != VARIANTS[0])
+    assert all("the same for every class" in text for text in told)
+    assert [note for note in card.approximations if note.startswith("variant=")] == told
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -198,6 +198,61 @@ def test_the_cpu_forms_compute_the_same() -> None:
     close(y[1], known["scope_F"] @ x1.ravel() + known["scope_r"])
 
 
+def gated(scale: list[int | str]) -> onnx.ModelProto:
+    """y = sigmoid(relu(x s)), z before it, s a scale of each channel."""
+    nodes = [
+        helper.make_node("Reshape", ["s", "shape"], ["t"]),
+        helper.make_node("Mul", ["x", "t"], ["m"]),
+        helper.make_node("Relu", ["m"], ["z"]),
+        helper.make_node("Sigmoid", ["z"], ["y"]),
+    ]
+    inputs = {"x": ["N", 2, 4, 4], "s": scale}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2, 4, 4]) for name in ("y", "z")],
+        [numpy_helper.from_array(np.asarray([-1, 2, 1, 1]), "shape")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("scale", [[2], ["N", 2]])
+def test_beside_another_input(scale: list[int | str]) -> None:
+    """One scale for all rows is fed as it is; one a row has two halves, and the gates are those of the first."""
+    made, _ = compile_model(gated(scale), find("linearscope.dual"), Request(inputs=("x",)))
+    x, s = noise(np.zeros((1, 2, 4, 4)), 4), np.asarray([[1.0, -2.0]] * 2 + [[3.0, 0.5]] * 2, np.float32)
+    s = s[0] if scale == [2] else s
+    z = run(made, {"x": x, "s": s})["z"]
+    t = np.broadcast_to(s, (4, 2))[:, :, None, None]
+    close(z[:2], np.maximum(x[:2] * t[:2], 0))
+    close(z[2:], (x[:2] * t[:2] > 0) * t[:2] * x[2:])
+
+
+def test_two_fixed_batches_prove_nothing() -> None:
+    shapes = {"x": (2, 2, 4, 4)}
+    with pytest.raises(TargetError, match="first axis of input 's', 2, counts the samples"):
+        compile_model(gated([2]), find("linearscope.dual"), Request(inputs=("x",), shapes=shapes))
+
+
+def test_the_note_says_what_is_no_affine_map_of_x1() -> None:
+    """z is, y is its sigmoid; with head="prob" the sigmoid is frozen as well."""
+    x = noise(np.zeros((1, 2, 4, 4)), 4)
+    x[3] = (x[1] + x[2]) / 2
+    x0 = x[:1]
+    for head in ("logits", "prob"):
+        made, card = compile_model(gated([2]), find("linearscope.dual"), Request(inputs=("x",), head=head))
+        s = np.asarray([1.0, -2.0], np.float32)
+        half = {
+            name: [run(made, {"x": np.concatenate([x0, v[None]]), "s": s})[name][1:] for v in x[1:]]
+            for name in ("y", "z")
+        }
+        for name, (a, b, middle) in half.items():
+            told = any(f"the second half of {name!r}" in note for note in card.approximations)
+            assert told == (name == "y" and head == "logits")
+            assert (np.abs((a + b) / 2 - middle).max() < 1e-5) != told
+
+
 def test_rows_are_pairs() -> None:
     with pytest.raises(Exception, match="Split"):
         run(emitted("cnn_bias"), {"x": picture("cnn_bias", 3)})

@@ -66,6 +66,7 @@ def test_a_target_by_coordinates() -> None:
         a.contributions(100)
 
 
+@pytest.mark.filterwarnings("ignore:variant=:onnxplain.ExplainWarning")
 @pytest.mark.parametrize("variant", ["paper", "eq18", "classwise"])
 def test_votes_and_discussions(variant: str) -> None:
     """1e-4: their scale is a quotient of sums that partly cancel."""
@@ -86,14 +87,14 @@ def test_votes_and_discussions(variant: str) -> None:
 def test_memory_bounds_the_classes_of_a_run() -> None:
     seen: list[tuple[int, int]] = []
     a = opened("cnn_bias", memory="20kB")
-    found = a.votes(variant="classwise", progress=lambda *at: seen.append(at))
+    found = a.votes(progress=lambda *at: seen.append(at))
     np.testing.assert_array_equal(found.votes, stored("cnn_bias")["votes_classwise"])
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_votes_among_some_classes() -> None:
     a, known = opened("cnn_bias"), stored("cnn_bias")["pd_classwise"].sum(axis=1)
-    found = a.votes([2, 0], variant="classwise")
+    found = a.votes([2, 0])
     np.testing.assert_array_equal(found.votes, np.where(known[0] > known[2], 0, 2))
     assert found.counts.tolist() == [(found.votes == 2).sum(), (found.votes == 0).sum()]
     with pytest.raises(OptionError, match="output index 3 is out of range: 0 to 2"):

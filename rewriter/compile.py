@@ -21,12 +21,12 @@ from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
 from .method import Method, Reduce
 from .mirror import mirror
-from .passes.batch_axis import locate
 from .passes.accelerators import LIMITS, told, vet_ops
+from .passes.batch_axis import locate
 from .precision import with_precision
 from .respell import Spelling, spelling
-from .rows import Along, Rows
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
+from .rows import Along, Rows
 from .scene import Scene, Stage
 from .target import Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
 
@@ -177,12 +177,16 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
         begin = start(stage.graph, stage.head, target, g, stage.wrt[0].shape[0])
         seeds = begin.seeds
         if target == "cotangent" and stage.options.get("probes"):
-            seeds = branches(g, seeds[0], int(stage.options["probes"]), stage.graph.rows.axis(stage.head.name))
+            seeds = branches(
+                g, seeds[0], int(stage.options["probes"]), stage.graph.rows.axis(stage.head.name)
+            )
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
     g.seeds += seeds
     many = target == "cotangent" and not stage.options.get("probes")  # a branch has the rows of the input
-    g.lead = "K" if many and not stage.graph.rows.whole else stage.wrt[0].shape[0] if stage.wrt[0].shape else None
+    g.lead = (
+        "K" if many and not stage.graph.rows.whole else stage.wrt[0].shape[0] if stage.wrt[0].shape else None
+    )
     scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
 
@@ -254,7 +258,7 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None, rows: R
     samples are not counted along axis 0 of the head, each by one: the axis (or null), how many of its places a sample
     has (or null), and whether the input is one sample as a whole, or has to be one."""
     place = rows.place(head.name)
-    aim = {
+    aim: dict[str, Any] = {
         "target": target if isinstance(target, (str, int)) else [int(i) for i in target],
         "output": output.name,
         "head": head.name,
@@ -264,7 +268,12 @@ def _aim(target: Target, output: Value, head: Value, squash: str | None, rows: R
     if place != Along(0) or rows.whole or rows.single:
         each = None if place is None or rows.open else place.before * place.after
         one = rows.whole or rows.single
-        aim["rows"] = {"axis": None if place is None else place.axis, "each": each, "one": one, "whole": rows.whole}
+        aim["rows"] = {
+            "axis": None if place is None else place.axis,
+            "each": each,
+            "one": one,
+            "whole": rows.whole,
+        }
     return aim
 
 

@@ -88,10 +88,12 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
         raise TargetError(
             f"{len(target)} targets: {rows.source!r} has no batch axis to lay their maps along; give one class"
         )
-    of = _Samples(graph, head, g)
+    of = Samples(graph, head, g)
     top = g.ArgMax(of.flat, axis=1, keepdims=1)
     if target == "input":
-        given = _input(graph, "target", np.dtype(np.int64), [1 if rows.whole or rows.single else batch or "N", 1])
+        given = _input(
+            graph, "target", np.dtype(np.int64), [1 if rows.whole or rows.single else batch or "N", 1]
+        )
         chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
         return Start(head, (of.one_hot(chosen),), (given,), chosen)
     if target == "top":
@@ -107,39 +109,46 @@ def _fed(place: Along | None, head: Value) -> list[Dim]:
     return shape
 
 
-class _Samples:
+class Samples:
     """A head sample by sample: `flat` (N, elements), and the way back to its shape.
 
-    Where something lies before the samples of `b N a` (see `rewriter.rows`), the head is seen as (before, N, behind) and
-    turned.
+    Where something lies before the samples of `b N a` (see `rewriter.rows`), the head is seen as (before, N, behind)
+    and turned. at: a tensor of the shape of the head in its place. count: the number of samples, 1-D int64, where it is
+    not that of the input.
     """
 
-    def __init__(self, graph: Graph, head: Value, g: Emit) -> None:
+    def __init__(
+        self, graph: Graph, head: Value, g: Emit, at: Value | None = None, count: Value | None = None
+    ) -> None:
         self.head, self.g = head, g
-        place, rank = graph.rows.place(head.name), len(head.shape)
-        self.view: Value | None = None
+        place, rank, v = graph.rows.place(head.name), len(head.shape), at or head
+        self.view, self.perm = v, list(range(rank))
         self.table = place == Along(0) and rank == 2
         if place is None:
-            self.flat = g.Reshape(head, g.ints(1, -1))
+            self.flat = g.Reshape(v, g.ints(1, -1))
         elif place == Along(0):
-            self.flat = g.Reshape(head, g.ints(0, -1) if rank > 1 else g.ints(-1, 1))
+            self.flat = g.Reshape(v, g.ints(0, -1) if rank > 1 else g.ints(-1, 1))
+        elif place == Along(place.axis):
+            self._turn([place.axis, *(axis for axis in range(rank) if axis != place.axis)])
         else:
-            count = g.rows(graph.values[graph.rows.source])
-            before = [g.size(head, axis) for axis in range(place.axis)] + [g.ints(place.before)]
+            many = g.rows(graph.values[graph.rows.source]) if count is None else count
             if place.axis == 0 and place.before == 1:
-                self.flat = g.Reshape(head, g.join(count, g.ints(-1)))
+                self.flat = g.Reshape(v, g.join(many, g.ints(-1)))
             else:
-                ahead = before[0] if len(before) == 1 else g.ReduceProd(g.join(*before), g.ints(0), keepdims=1)
-                self.view = g.Reshape(head, g.join(ahead, count, g.ints(-1)))
-                self.flat = g.Reshape(g.Transpose(self.view, perm=[1, 0, 2]), g.ints(0, -1))
+                before = g.join(*(g.size(head, axis) for axis in range(place.axis)), g.ints(place.before))
+                ahead = g.ReduceProd(before, g.ints(0), keepdims=1)
+                self.view = g.Reshape(v, g.join(ahead, many, g.ints(-1)))
+                self._turn([1, 0, 2])
+
+    def _turn(self, perm: list[int]) -> None:
+        self.perm = perm
+        self.flat = self.g.Reshape(self.g.Transpose(self.view, perm=perm), self.g.ints(0, -1))
 
     def fixed(self, index: int) -> Value:
         g = self.g
         if index == -1:
             return self.one_hot(g.ArgMax(self.flat, axis=1, keepdims=1))
-        rows = g.Expand(
-            g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(self.flat), g.ints(1))
-        )
+        rows = g.Expand(g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(self.flat), g.ints(1)))
         return self.one_hot(rows)
 
     def one_hot(self, chosen: Value) -> Value:
@@ -152,11 +161,30 @@ class _Samples:
         )
         if np.dtype(head.dtype) != np.float32:
             hot = g.cast(hot, head)
-        if self.view is not None:
-            turned = g.Shape(g.Transpose(self.view, perm=[1, 0, 2]))
-            hot = g.Transpose(g.Reshape(hot, turned), perm=[1, 0, 2])
-            return hot
+        if self.perm != sorted(self.perm):
+            turned = g.Reshape(hot, g.Shape(g.Transpose(self.view, perm=self.perm)))
+            hot = g.Transpose(turned, perm=sorted(range(len(self.perm)), key=self.perm.__getitem__))
         return hot if self.table else g.Reshape(hot, g.Shape(head))
+
+
+def count_of(graph: Graph, head: Value, v: Value, g: Emit) -> Value:
+    """Samples of a tensor of the shape of the head, 1-D int64."""
+    place = graph.rows.place(head.name)
+    if place is None:
+        return g.ints(1)
+    if place == Along(place.axis):
+        return g.Shape(v, start=place.axis, end=place.axis + 1)
+    return g.rows(graph.values[graph.rows.source])
+
+
+def vet_leading(graph: Graph, head: Value, what: str) -> None:
+    """TargetError unless axis 0 of the head counts the samples."""
+    place = graph.rows.place(head.name)
+    if place != Along(0):
+        where = "has no batch axis" if place is None else f"counts its samples {place}"
+        raise TargetError(
+            f"{what} reads a head (N, ...), and {head.name!r} {where}; choose another head= or output="
+        )
 
 
 def leading(target: Target, lead: Dim) -> Dim:

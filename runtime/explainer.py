@@ -152,7 +152,9 @@ class Explainer:
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            feeds["cotangent"] = _cotangent(cotangent, declared["cotangent"], rows)
+            feeds["cotangent"] = _cotangent(
+                cotangent, declared["cotangent"], rows, self.card.target.get("rows")
+            )
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
@@ -165,7 +167,8 @@ class Explainer:
             {node.name: list(node.shape) for node in nodes}
             for nodes in (self.session.get_inputs(), self.session.get_outputs())
         )
-        rows, split = find_split(inputs, outputs, own, feeds, samples)
+        each = (self.card.target.get("rows") or {}).get("each", 1)
+        rows, split = find_split(inputs, outputs, own, feeds, samples, each)
         if self.whole or (rows < 2 and self._budget is None):
             return Plan(rows, rows), split
         sizes = sizes_of(self.model, feeds, split.inputs)
@@ -176,12 +179,21 @@ class Explainer:
 
     def _rows(self, own: Sequence[str], feeds: Mapping[str, Array]) -> int:
         """Samples of the batch: rows of the inputs that share the leading dimension of `target`; without that, of
-        the inputs that any number of rows may be fed to."""
+        the inputs that any number of rows may be fed to. One where the model has no batch axis. TargetError for
+        several of a model that takes one."""
+        located = self.card.target.get("rows") or {}
+        if located.get("whole"):
+            return 1
         lead = {node.name: node.shape[0] for node in self.session.get_inputs() if node.shape}
         batch = lead.get("target") if self.card.target.get("target") == "input" else None
         sharing = [name for name in own if batch is not None and lead.get(name) == batch]
         free = [name for name in own if not isinstance(lead.get(name), int)]
-        return max((feeds[name].shape[0] for name in sharing or free or own), default=1)
+        rows = max((feeds[name].shape[0] for name in sharing or free or own), default=1)
+        if located.get("one") and rows > 1:
+            raise TargetError(
+                f"this model takes one sample at a time, not {rows}: it brings several together"
+            )
+        return rows
 
     def _of_method(self, name: str) -> bool:
         """Whether an input is the method's: noise, a reference, tangents."""
@@ -272,15 +284,23 @@ def _feeds(
     return {name: _typed(value, declared.get(name, ""), name) for name, value in x.items()}
 
 
-def _cotangent(cotangent: npt.ArrayLike | None, declared: str, rows: int) -> Array:
+def _cotangent(
+    cotangent: npt.ArrayLike | None, declared: str, rows: int, located: Mapping[str, Any] | None
+) -> Array:
+    """located: where the explained tensor counts samples, if not each along axis 0; see the card."""
     if cotangent is None:
         raise TargetError(
             "this file takes a cotangent; give cotangent=, of the shape of the explained output"
         )
     array = _typed(cotangent, declared, "cotangent")
-    given = array.shape[0] if array.ndim else 0
-    if rows not in (1, given):
-        raise TargetError(f"{given} cotangents for {rows} samples; give one a sample, or explain one sample")
+    axis, each = (0, 1) if located is None else (located["axis"], located["each"] or 1)
+    if axis is None:
+        return array
+    given = array.shape[axis] / each if array.ndim > axis else 0
+    if rows not in (1, given) and (located is None or located["each"] is not None):
+        raise TargetError(
+            f"{given:g} cotangents for {rows} samples; give one a sample, or explain one sample"
+        )
     return array
 
 

@@ -128,9 +128,7 @@ class Broadcast:
         return reduce_to(g, ct, self.y.shape, self.x, g.axis(self.y))
 
 
-def reduce_to(
-    g: Emit, ct: Value, shape: Sequence[int | str | None], x: Value, rows: int | None = 0
-) -> Value:
+def reduce_to(g: Emit, ct: Value, shape: Sequence[int | str | None], x: Value, rows: int | None = 0) -> Value:
     """Sum ct, of the given broadcast shape, over the axes that x does not have or has with size 1.
 
     Sizes not known at compile time are compared at run time. The axis that counts rows is summed only where x lacks it

@@ -53,8 +53,8 @@ def _free_wanted(draft: Draft, wanted: Mapping[str, Dim]) -> None:
     names = sorted({str(name) for name in wanted.values()})
     if others or not isinstance(many, int) or len(names) > 1:
         raise TargetError(
-            f"shapes: the inputs {', '.join(map(repr, wanted))} have batches of {sorted(map(str, sizes))}, to be called "
-            f"{', '.join(names)}; free one batch by one name"
+            f"shapes: the inputs {', '.join(map(repr, wanted))} have batches of {sorted(map(str, sizes))}, to be "
+            f"called {', '.join(names)}; free one batch by one name"
         )
     blocker = _freed(draft, set(wanted), many, names[0])
     if blocker:

@@ -1,7 +1,7 @@
 """Follow the axis that counts the samples of a batch through a graph; `rewriter.rows` has the theory.
 
-`follow` starts at axis 0 of the inputs and applies one rule a node (`batch_rules`, `batch_products`). An operator without
-a rule keeps the axis that two numbers of samples show: the one that grows with them.
+`follow` starts at axis 0 of the inputs and applies one rule a node (`batch_rules`, `batch_products`). An operator
+without a rule keeps the axis that two numbers of samples show: the one that grows with them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def locate(graph: Graph, wrt: Sequence[Value], head: Value) -> Rows:
         return Rows(whole=True, source=x.name)
     size = "" if batch is None else f" ({batch})"
     raise TargetError(
-        f"{head.name!r} has no batch axis: samples are counted along axis 0{size} of {x.name!r}, and {place}. Export the "
-        "model so that samples stay apart, fix the batch at one, "
+        f"{head.name!r} has no batch axis: samples are counted along axis 0{size} of {x.name!r}, and {place}. "
+        "Export the model so that samples stay apart, fix the batch at one, "
         f"shapes={{{x.name!r}: {[1, *x.shape[1:]]}}}, or choose another head= or output="
     )
 

@@ -82,7 +82,7 @@ def einsum(trial: Trial, node: Node) -> Place:
 
 @on("LSTM", "GRU", "RNN")
 def recurrent(trial: Trial, node: Node) -> Sequence[Place]:
-    """X (steps, N, features), Y (steps, directions, N, hidden), states (directions, N, hidden); with layout=1 N leads."""
+    """X (steps, N, features), Y (steps, directions, N, hidden), states (directions, N, hidden); layout=1: N leads."""
     at, count = (0, 0) if int(node.attrs.get("layout", 0)) else (1, 2), len(node.outputs)
     places = {x: trial.place(value) for x, value in zip("XWRBsHCP", node.inputs, strict=False)}
     weights = any(places.get(key) for key in "WRBP")
@@ -139,8 +139,10 @@ def gather_nd(trial: Trial, node: Node) -> Place:
 @on("ScatterND")
 def scatter_nd(trial: Trial, node: Node) -> Place:
     """Written over places that depend on no sample, each sample's own."""
-    data, index, new = (trial.place(x) for x in node.inputs)
-    return data if isinstance(data, Along) and index is None else mixed(node, "writes at indices of the samples")
+    data, index, _ = (trial.place(x) for x in node.inputs)
+    return (
+        data if isinstance(data, Along) and index is None else mixed(node, "writes at indices of the samples")
+    )
 
 
 @on("OneHot")

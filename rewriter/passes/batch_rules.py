@@ -236,8 +236,10 @@ def cut(trial: Trial, node: Node) -> Place:
     if rank is not None and axes is not None and place.axis not in [axis % rank for axis in axes]:
         return place
     old, new = trial.sizes(node.inputs[0]), trial.sizes(node.outputs[0])
-    same = old is not None and new is not None and all(
-        a[place.axis] == b[place.axis] for a, b in zip(old, new, strict=True)
+    same = (
+        old is not None
+        and new is not None
+        and all(a[place.axis] == b[place.axis] for a, b in zip(old, new, strict=True))
     )
     steps = ints(trial, node, 4) if node.op == "Slice" else None
     if (same or _whole(trial, node, axes, place, rank)) and not (steps and min(steps) < 0):

@@ -96,7 +96,11 @@ class Trial:
     def _fed(self, x: Value, n: int) -> tuple[int, ...]:
         """An input with n samples. An open first axis of another input may count them too, under another name."""
         return tuple(
-            dim if isinstance(dim, int) and not (axis == 0 and x.name in self.counted) else n if not axis else FREE
+            dim
+            if isinstance(dim, int) and not (axis == 0 and x.name in self.counted)
+            else n
+            if not axis
+            else FREE
             for axis, dim in enumerate(x.shape)
         )
 

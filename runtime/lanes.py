@@ -217,6 +217,8 @@ def run_chunks(
 Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 EACH = "rows"
 """What an emitted file calls the first axis of a result that has several rows a sample, sample by sample."""
+SHARED = frozenset({"noise", "references"})
+"""Inputs of methods that hold samples: every row of the batch takes all of them."""
 PAIRED = frozenset({"baseline"})
 """Inputs of methods that have one row for all samples, or one each."""
 

@@ -13,21 +13,34 @@ import onnx
 
 from .card import Card, read_card
 from .draft import Dim
-from .emit import Emit, tail_of
-from .errors import OptionError, TargetError, nearest
+from .emit import Emit
+from .errors import OptionError, TargetError
 from .graph import Value, append, assemble, declared, prepare, with_weights
-from .inputs import Front, enter, explained_inputs
+from .inputs import enter, explained_inputs
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
 from .method import Method, Reduce
 from .mirror import mirror
 from .passes.accelerators import LIMITS, told, vet_ops
+from .passes.batch_axis import locate
 from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
+from .rows import Along, Rows
 from .scene import Scene, Stage
-from .target import HEADS, Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
+from .target import (
+    HEADS,
+    Start,
+    Target,
+    branches,
+    find_head,
+    find_output,
+    interleaved,
+    leading,
+    settle,
+    start,
+)
 
 
 @dataclass(frozen=True)
@@ -98,10 +111,13 @@ def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage,
     """The prepared model with the method's views and reference, and the card's entry on what is explained."""
     graph = prepare(source.model, request.shapes)
     graph, wrt, front = enter(graph, request.inputs)
-    g = Emit(graph)
     output = find_output(graph, request.output)
     head, squash = find_head(graph, output, request.head)
     _vet_head(head)
+    graph = replace(graph, rows=locate(graph, wrt, head))
+    g = Emit(graph)
+    if graph.rows.whole:
+        g.note(f"axis 0 of {wrt[0].name!r} counts no samples: the input is one sample")
     about = request.preprocessing or {}
     rules = method.rules({**request.options, "preprocessing": about})
     stage = Stage(graph, g, wrt, head, request.options, rules, about, front=front)
@@ -113,7 +129,7 @@ def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage,
     for view in method.views(request.options):
         stage.graph = view(stage.graph, g, (head.name,))
     listed = output.name in {value.name for value in graph.outputs}
-    return stage, _aim(request.target, output, head, squash if listed else None)
+    return stage, _aim(request.target, output, head, squash if listed else None, stage.graph.rows)
 
 
 def _tell(stage: Stage, request: Request, output: Value) -> None:
@@ -186,12 +202,16 @@ def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[lis
         begin = start(stage.graph, stage.head, target, g, stage.wrt[0].shape[0])
         seeds = begin.seeds
         if target == "cotangent" and stage.options.get("probes"):
-            seeds = branches(g, seeds[0], int(stage.options["probes"]))
+            seeds = branches(
+                g, seeds[0], int(stage.options["probes"]), stage.graph.rows.axis(stage.head.name)
+            )
         if target != "cotangent":
             seeds = tuple(method.seed(g, stage.head, seed) for seed in seeds)
     g.seeds += seeds
-    whole = target == "cotangent" and not stage.options.get("probes")  # a branch has the rows of the input
-    g.lead = begin.inputs[0].shape[0] if whole else stage.wrt[0].shape[0]
+    many = target == "cotangent" and not stage.options.get("probes")  # a branch has the rows of the input
+    g.lead = (
+        "K" if many and not stage.graph.rows.whole else stage.wrt[0].shape[0] if stage.wrt[0].shape else None
+    )
     scenes = [Scene(stage, seed, stage.wrt[0]) for seed in seeds]
     return begin, [[method.read(scene.of(x)) for x in stage.wrt] for scene in scenes]
 
@@ -202,10 +222,8 @@ def _taken(stage: Stage, begin: Start | None = None) -> set[str]:
 
 
 def _vet_head(head: Value) -> None:
-    if head.shape is None or not head.shape:
-        raise TargetError(
-            f"{head.name!r} has no known rank, or no batch axis; choose another head= or output="
-        )
+    if head.shape is None:
+        raise TargetError(f"{head.name!r} has no known rank; choose another head= or output=")
     if head.dtype is None or np.dtype(head.dtype).kind != "f":
         raise TargetError(f"{head.name!r} is not a floating-point tensor; choose another head= or output=")
 
@@ -220,11 +238,12 @@ def _joined(rows: Sequence[Sequence[Value]], stage: Stage, g: Emit | None = None
 def _outputs(raw: Sequence[Value], stage: Stage, request: Request, g: Emit) -> list[Result]:
     """The outputs that the explanation adds."""
     wrt = stage.wrt
-    lead = leading(request.target, wrt[0].shape[0])
+    whole = stage.graph.rows.whole
+    lead = wrt[0].shape[0] if whole else leading(request.target, wrt[0].shape[0])
     found: list[Result] = []
     for x, value in zip(wrt, raw, strict=True):
         name = ATTRIBUTION if len(wrt) == 1 else f"{ATTRIBUTION}/{stage.label(x)}"
-        found.append((name, value, [lead, *_tail(value, x)]))
+        found.append((name, value, [x.shape[0] if whole else lead, *_tail(value, x)] if x.shape else []))
     if request.reduce is not None:
         for x, value in zip(wrt, raw, strict=True):
             name = HEATMAP if len(wrt) == 1 else f"{HEATMAP}/{stage.label(x)}"
@@ -242,16 +261,28 @@ def _tail(value: Value, x: Value) -> list[Dim]:
     return list(x.shape[1:] if value.shape is None else value.shape[1:])
 
 
-def _aim(target: Target, output: Value, head: Value, squash: str | None) -> dict[str, Any]:
-    """The card's entry on what is explained. size: elements of one sample of the head, None when dynamic."""
-    tail = tail_of(head)
-    return {
+def _aim(target: Target, output: Value, head: Value, squash: str | None, rows: Rows) -> dict[str, Any]:
+    """The card's entry on what is explained. size: elements of one sample of the head, None when dynamic. rows, where
+    samples are not counted along axis 0 of the head, each by one: the axis (or null), how many of its places a sample
+    has (or null), and whether the input is one sample as a whole, or has to be one."""
+    place = rows.place(head.name)
+    aim: dict[str, Any] = {
         "target": target if isinstance(target, (str, int)) else [int(i) for i in target],
         "output": output.name,
         "head": head.name,
-        "size": None if tail is None else int(np.prod(tail)),
+        "size": rows.elements(head.name, head.shape),
         "squash": squash,
     }
+    if place != Along(0) or rows.whole or rows.single:
+        each = None if place is None or rows.open else place.before * place.after
+        one = rows.whole or rows.single
+        aim["rows"] = {
+            "axis": None if place is None else place.axis,
+            "each": each,
+            "one": one,
+            "whole": rows.whole,
+        }
+    return aim
 
 
 def _card(
@@ -296,7 +327,9 @@ def _card(
     )
 
 
-def _beyond(values: Iterable[onnx.ValueInfoProto], known: Iterable[Value | onnx.ValueInfoProto]) -> tuple[str, ...]:
+def _beyond(
+    values: Iterable[onnx.ValueInfoProto], known: Iterable[Value | onnx.ValueInfoProto]
+) -> tuple[str, ...]:
     names = {value.name for value in known}
     return tuple(value.name for value in values if value.name not in names)
 

@@ -41,6 +41,7 @@ class Emit:
         """Tensors whose type the file states, where onnxruntime's inference loses their rows."""
         self.spelled: list[tuple[Node, Value]] = []
         """Primitives, and the values that took their place."""
+        self._twins: dict[str, str] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._at = ""
         self._count = 0
@@ -139,26 +140,32 @@ class Emit:
         tail = tail_of(x)
         return self.ints(*tail) if tail is not None else self.Shape(x, start=1)
 
+    def axis(self, x: Value) -> int | None:
+        """The axis that counts the samples of a tensor of the forward pass, or of its twin; 0 of any other tensor."""
+        return self.graph.rows.axis(self._twins.get(x.name, x.name))
+
+    def pair(self, twin: Value, y: Value) -> None:
+        """An emitted tensor has its samples where y has them."""
+        self._twins[twin.name] = y.name
+
     def shaped(self, ct: Value, x: Value, *, rows: bool = False) -> Value:
         """ct reshaped to x, whatever its number of rows. rows: the first axis stays as it is; said in the file, the
         size of the batch is still known to be that of the model's input."""
-        tail = tail_of(x)
-        shape = (
-            self.ints(0 if rows else -1, *tail)
-            if tail is not None
-            else self.Concat(self.ints(-1), self.Shape(x, start=1), axis=0)
-        )
-        return self.Reshape(ct, shape)
+        at = self.axis(x) or 0
+        return self.Reshape(ct, self._sizes(x, at, 0 if rows and not at else -1))
 
     def spread(self, ct: Value, x: Value) -> Value:
         """ct broadcast to x, whatever its number of rows."""
-        tail = tail_of(x)
-        shape = (
-            self.ints(1, *tail)
-            if tail is not None
-            else self.Concat(self.ints(1), self.Shape(x, start=1), axis=0)
-        )
-        return self.Expand(ct, shape)
+        return self.Expand(ct, self._sizes(x, self.axis(x) or 0, 1))
+
+    def _sizes(self, x: Value, at: int, count: int) -> Value:
+        """The sizes of x, but for one axis: constant where they are static."""
+        dims = list(x.shape or ())
+        dims[at : at + 1] = [count]
+        if x.shape is not None and all(isinstance(dim, int) for dim in dims):
+            return self.ints(*dims)
+        before = [self.size(x, axis) for axis in range(at)]
+        return self.Concat(*before, self.ints(count), self.Shape(x, start=at + 1), axis=0)
 
     def size(self, x: Value, axis: int) -> Value:
         """Size of one axis, as a 1-D int64 tensor of one element."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from .draft import Dim, Draft, captured, draft
 from .errors import ModelError
-from .passes.batch import free_batch
+from .passes.batch import free_batch, leading_names
 from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
@@ -21,6 +21,7 @@ from .passes.opset import lift
 from .passes.order import forget_unknown, sort_nodes
 from .passes.pixels import cast_first
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
+from .rows import Rows
 
 if TYPE_CHECKING:
 
@@ -91,6 +92,8 @@ class Graph:
     """Node name -> outer tensors its subgraphs read."""
     twin: Callable[[Node], Node] | None = None
     """A node -> the same node at the reference input, for the methods that compare with one."""
+    rows: Rows = field(default_factory=Rows)
+    """Where the samples of the batch are, seen from the explained inputs."""
 
     def constant(self, value: Value | None) -> np.ndarray | None:
         """The array behind a parameter, or None when it is not known at compile time."""
@@ -107,21 +110,23 @@ class Graph:
 
 
 def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None = None) -> Graph:
-    """Run the passes and link the graph. Raises ModelError (malformed, opset) and OptionError (shapes)."""
+    """Run the passes and link the graph. Raises ModelError (malformed, opset), OptionError (shapes), and
+    TargetError (shapes that free a batch which does not go through)."""
     work = draft(model)
     sort_nodes(work)
     forget_unknown(work)
     _check(work)
     inline(work)
     lift(work)
+    wanted = leading_names(work, shapes or {})
     if shapes:
-        fix_inputs(work, dict(shapes))
+        fix_inputs(work, dict(shapes), keep=wanted)
     fold(work)
     vet_shapes(work)
     cast_first(work)
     drop_identities(work)
     drop_unread(work)
-    free_batch(work)
+    free_batch(work, wanted)
     _name_nodes(work)
     types = infer(work)
     if fold_sizes(work, types):

@@ -31,6 +31,9 @@ from .passes.shapes import TensorType, infer, set_shape, tensor_type
 SAMPLED = frozenset({("noise", "samples"), ("references", "M")})
 """Inputs (and their first axis) that hold samples and not rows; 64 of them are assumed, the most that a trip takes."""
 
+MANY = "K"
+"""What an emitted file calls the rows of a cotangent, wherever their axis is."""
+
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 POINTWISE = frozenset(
     "Abs Add BatchNormalization Ceil Clip Div Elu Erf Exp Floor HardSigmoid HardSwish LeakyRelu Log Mul Neg Pow "
@@ -143,7 +146,7 @@ def _size(dim: int | str, axis: int, name: str, batch: int, sizes: Mapping[str, 
         return dim
     if dim in sizes:
         return sizes[dim]
-    if axis == 0:
+    if axis == 0 or dim == MANY:
         return 64 if (name.split("/")[0], dim) in SAMPLED else batch
     raise OptionError(f"input {name!r}: the size {dim!r} of axis {axis} is free; give it, {{{dim!r}: ...}}")
 
@@ -382,4 +385,4 @@ def _info(name: str, known: TensorType) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, element, known.shape)
 
 
-__all__ = ["AUTO_LANES", "Memory", "choose_lanes", "dimensions", "estimate"]
+__all__ = ["AUTO_LANES", "MANY", "Memory", "choose_lanes", "dimensions", "estimate"]

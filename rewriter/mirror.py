@@ -44,6 +44,7 @@ def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) 
             if y.name:
                 twin.dtype, twin.shape = y.dtype, _shape(y, lead, batch)
                 twins[y.name] = twin
+                g.pair(twin, y)
 
     found: dict[int, tuple[Node, Node]] = {}
 
@@ -91,7 +92,7 @@ def _rows(
     xs = {name: graph.values[name] for name in references}
     other = reachable(graph.draft.graph, [x.name for x in graph.inputs if x.name not in xs])
     beside = any(x.name in other for node in nodes for x in node.inputs)
-    fixed = any(isinstance(x.shape[0], int) and x.shape[0] != 1 for x in xs.values())
+    fixed = graph.rows.whole or any(isinstance(x.shape[0], int) and x.shape[0] != 1 for x in xs.values())
     if not beside and not fixed and len({str(r.shape[0]) for r in references.values()}) == 1:
         return references
     repeated: dict[str, Value] = {}
@@ -111,7 +112,7 @@ def _shape(y: Value, lead: Dim, batch: Dim) -> list[Dim] | None:
         return None if y.shape is None else []
     first = y.shape[0]
     rows = lead if first == batch else first if isinstance(first, int) else None
-    return [rows, *y.shape[1:]]
+    return [rows, *(lead if isinstance(batch, str) and dim == batch else dim for dim in y.shape[1:])]
 
 
 def _exchanged(node: Node, twins: Mapping[str, Value], lost: Collection[str]) -> Node:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 
 from .draft import Dim, rename_inputs
-from .emit import Emit, tail_of
+from .emit import Emit
 from .errors import OptionError, TargetError
 from .graph import Graph, Value, assemble, declared, prepare, proto, variable, with_weights
 from .inputs import enter
 from .layers import channel_axis
 from .load import Source
+from .passes.batch_axis import locate
 from .results import finish, vet
-from .target import find_head, find_output
+from .rows import Along
+from .target import Samples, find_head, find_output
 
 SCORES = "onnxplain/scores"
 FILL, MASK = "fill", "mask"
@@ -28,8 +30,9 @@ class Scored:
     """A prepared model, the input that is perturbed, and what is read.
 
     score: "probability" (the output behind a Softmax or Sigmoid; the softmax of the logits where the model ends in
-    them), "logit" (before it), "output" (as the model gives it), or the name of a tensor: the hidden-unit variant of
-    prediction differences, one score an element.
+    a row of them), "logit" (before it), "output" (as the model gives it), or the name of a tensor: the hidden-unit
+    variant of prediction differences, one score an element. The probability of a single number (a regression, a binary
+    logit) is "output".
     """
 
     graph: Graph
@@ -45,20 +48,26 @@ class Scored:
     def spatial_axes(self) -> tuple[int, ...]:
         return tuple(axis for axis in range(1, len(self.x.shape)) if axis != self.channel_axis)
 
+    @property
+    def size(self) -> int | None:
+        """K, the scores of one sample; None where it is known at run time only."""
+        return self.graph.rows.elements(self.read.name, self.read.shape)
+
+    @property
+    def softmaxed(self) -> bool:
+        """Whether the scores are the softmax of logits, as the model has none of its own."""
+        return self.score == "probability" and self.squash is None
+
     def emit(self, g: Emit, read: Value | None = None) -> Value:
         """The scores (rows, K), from `read` or another value that took its place."""
         value = read or self.read
         if self.score == "probability" and self.squash == "LogSoftmax":
             value = g.Exp(value)
-        elif self.score == "probability" and self.squash is None:
-            value = g.Softmax(value, axis=-1)
-        rank = len(self.read.shape)
-        flat: Value = value if rank == 2 else g.Reshape(value, g.ints(0, -1) if rank > 2 else g.ints(-1, 1))
-        tail = tail_of(self.read)
-        size = None if tail is None else 1
-        for n in tail or ():
-            size = (size or 1) * n
-        flat.shape = [None, size]
+        table = self.graph.rows.place(self.read.name) == Along(0) and len(self.read.shape) == 2
+        flat: Value = value if table else Samples(self.graph, self.read, g, value).flat
+        if self.softmaxed:
+            flat = g.Softmax(flat, axis=-1)
+        flat.shape = [None, self.size]
         return flat
 
 
@@ -96,16 +105,33 @@ def scored(
         raise TargetError(
             f"score: {score!r} is none of {', '.join(KINDS)} and no tensor of the model; `onnxplain check` lists names"
         )
-    if not read.shape:
-        raise TargetError(
-            f"{read.name!r} has no known rank, or no batch axis; choose another score= or output="
-        )
+    if read.shape is None:
+        raise TargetError(f"{read.name!r} has no known rank; choose another score= or output=")
+    graph = replace(graph, rows=locate(graph, (wrt,), read))
+    score = _meant(graph, read, score, squash)
     layout = (preprocessing or {}).get("layout")
     if layout is not None:
         axis = len(wrt.shape) - 1 if layout == "NHWC" else 1
     else:
         axis = channel_axis(graph, (wrt,), read, wrt) or 1
     return Scored(graph, wrt, score, read, squash if score == "probability" else None, axis, name)
+
+
+def _meant(graph: Graph, read: Value, score: str, squash: str | None) -> str:
+    """The score, "output" for the probability of a single number (a regression, a binary logit): it speaks for itself.
+    TargetError where nothing tells which elements are the classes of one softmax."""
+    if score != "probability" or squash is not None:
+        return score
+    place = graph.rows.place(read.name)
+    own = [dim for axis, dim in enumerate(read.shape) if place is None or axis != place.axis]
+    if graph.rows.elements(read.name, read.shape) == 1:
+        return "output"
+    if sum(dim != 1 for dim in own) > 1 or (place is not None and place.before * place.after > 1):
+        raise TargetError(
+            f"score: {read.name!r} of shape {read.shape} has no Softmax or Sigmoid behind it, and is no row of "
+            "classes: nothing tells along which axis their probabilities add up to 1; take score='output'"
+        )
+    return score
 
 
 def masked_model(of: Scored) -> onnx.ModelProto:

@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from .draft import Dim
-from .emit import Emit, tail_of
+from .emit import Emit
 from .errors import TargetError, nearest
 from .graph import Graph, Value, variable
+from .rows import Along
 
 Target: TypeAlias = str | int | Sequence[int]
 
@@ -84,25 +85,119 @@ def find_head(graph: Graph, output: Value, head: str) -> tuple[Value, str | None
 
 def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") -> Start:
     """Seeds for a target. One-hot rows over the elements of one sample of `head`, in row-major order: for
-    (N, classes) the index is the class.
+    (N, classes) the index is the class, of (T, N, C) it counts through (T, C). Without an axis of samples the whole of
+    the head is one sample.
 
     "input": the class is the graph input `target` int64 (N, 1); -1 is the top element (first on ties).
     "top": the top element. An integer, or a list of them (each a row; rows of one sample stay together).
-    "cotangent": the graph input `cotangent`, of the shape of `head` with a leading K or N.
+    "cotangent": the graph input `cotangent`, of the shape of `head`, with K or N for its samples.
     batch: the leading dim of the explained input, which the target input shares.
     """
+    rows = graph.rows
     if target == "cotangent":
-        given = _input(graph, "cotangent", head.dtype, ["K", *(head.shape[1:] if head.shape else [])])
+        given = _input(graph, "cotangent", head.dtype, _fed(rows.place(head.name), head))
         return Start(head, (given,), (given,))
-    flat = g.Reshape(head, g.ints(0, -1)) if len(head.shape) > 1 else g.Reshape(head, g.ints(-1, 1))
-    top = g.ArgMax(flat, axis=1, keepdims=1)
+    if rows.whole and not isinstance(target, (str, int)) and len(target) > 1:
+        raise TargetError(
+            f"{len(target)} targets: {rows.source!r} has no batch axis to lay their maps along; give one class"
+        )
+    of = Samples(graph, head, g)
+    top = g.ArgMax(of.flat, axis=1, keepdims=1)
     if target == "input":
-        given = _input(graph, "target", np.dtype(np.int64), [batch or "N", 1])
+        given = _input(
+            graph, "target", np.dtype(np.int64), [1 if rows.whole or rows.single else batch or "N", 1]
+        )
         chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
-        return Start(head, (_one_hot(g, chosen, flat, head),), (given,), chosen)
+        return Start(head, (of.one_hot(chosen),), (given,), chosen)
     if target == "top":
-        return Start(head, (_one_hot(g, top, flat, head),), (), top)
-    return Start(head, tuple(_fixed(g, i, flat, head) for i in _indices(target, head)), ())
+        return Start(head, (of.one_hot(top),), (), top)
+    return Start(head, tuple(of.fixed(i) for i in _indices(target, graph, head)), ())
+
+
+def _fed(place: Along | None, head: Value) -> list[Dim]:
+    """The shape of a cotangent."""
+    shape: list[Dim] = list(head.shape or ())
+    if place is not None and shape:
+        shape[place.axis] = "K"
+    return shape
+
+
+class Samples:
+    """A head sample by sample: `flat` (N, elements), and the way back to its shape.
+
+    Where something lies before the samples of `b N a` (see `rewriter.rows`), the head is seen as (before, N, behind)
+    and turned. at: a tensor of the shape of the head in its place. count: the number of samples, 1-D int64, where it is
+    not that of the input.
+    """
+
+    def __init__(
+        self, graph: Graph, head: Value, g: Emit, at: Value | None = None, count: Value | None = None
+    ) -> None:
+        self.head, self.g = head, g
+        place, rank, v = graph.rows.place(head.name), len(head.shape), at or head
+        self.view, self.perm = v, list(range(rank))
+        self.table = place == Along(0) and rank == 2
+        if place is None:
+            self.flat = g.Reshape(v, g.ints(1, -1))
+        elif place == Along(0):
+            self.flat = g.Reshape(v, g.ints(0, -1) if rank > 1 else g.ints(-1, 1))
+        elif place == Along(place.axis):
+            self._turn([place.axis, *(axis for axis in range(rank) if axis != place.axis)])
+        else:
+            many = g.rows(graph.values[graph.rows.source]) if count is None else count
+            if place.axis == 0 and place.before == 1:
+                self.flat = g.Reshape(v, g.join(many, g.ints(-1)))
+            else:
+                before = g.join(*(g.size(head, axis) for axis in range(place.axis)), g.ints(place.before))
+                ahead = g.ReduceProd(before, g.ints(0), keepdims=1)
+                self.view = g.Reshape(v, g.join(ahead, many, g.ints(-1)))
+                self._turn([1, 0, 2])
+
+    def _turn(self, perm: list[int]) -> None:
+        self.perm = perm
+        self.flat = self.g.Reshape(self.g.Transpose(self.view, perm=perm), self.g.ints(0, -1))
+
+    def fixed(self, index: int) -> Value:
+        g = self.g
+        if index == -1:
+            return self.one_hot(g.ArgMax(self.flat, axis=1, keepdims=1))
+        rows = g.Expand(g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(self.flat), g.ints(1)))
+        return self.one_hot(rows)
+
+    def one_hot(self, chosen: Value) -> Value:
+        """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head."""
+        g, head = self.g, self.head
+        depth = g.Shape(self.flat, start=1, end=2)
+        # float32 first: onnxruntime has no OneHot of doubles on the CPU.
+        hot = g.OneHot(
+            g.Squeeze(chosen, g.ints(1)), depth, g.constant(np.asarray([0.0, 1.0], np.float32)), axis=-1
+        )
+        if np.dtype(head.dtype) != np.float32:
+            hot = g.cast(hot, head)
+        if self.perm != sorted(self.perm):
+            turned = g.Reshape(hot, g.Shape(g.Transpose(self.view, perm=self.perm)))
+            hot = g.Transpose(turned, perm=sorted(range(len(self.perm)), key=self.perm.__getitem__))
+        return hot if self.table else g.Reshape(hot, g.Shape(head))
+
+
+def count_of(graph: Graph, head: Value, v: Value, g: Emit) -> Value:
+    """Samples of a tensor of the shape of the head, 1-D int64."""
+    place = graph.rows.place(head.name)
+    if place is None:
+        return g.ints(1)
+    if place == Along(place.axis):
+        return g.Shape(v, start=place.axis, end=place.axis + 1)
+    return g.rows(graph.values[graph.rows.source])
+
+
+def vet_leading(graph: Graph, head: Value, what: str) -> None:
+    """TargetError unless axis 0 of the head counts the samples."""
+    place = graph.rows.place(head.name)
+    if place != Along(0):
+        where = "has no batch axis" if place is None else f"counts its samples {place}"
+        raise TargetError(
+            f"{what} reads a head (N, ...), and {head.name!r} {where}; choose another head= or output="
+        )
 
 
 def leading(target: Target, lead: Dim) -> Dim:
@@ -126,13 +221,17 @@ def interleaved(g: Emit, rows: Sequence[Value], tail: Sequence[Dim]) -> Value:
     return value
 
 
-def branches(g: Emit, rows: Value, count: int) -> tuple[Value, ...]:
+def branches(g: Emit, rows: Value, count: int, axis: int | None = 0) -> tuple[Value, ...]:
     """A fixed number of rows, one by one: each pass over them has one row, as the recorded values have, so that
-    blocked layouts and fused kernels stay. They share masks, winners and weights."""
-    rows.shape = [count, *rows.shape[1:]]
-    parts = g.ops("Split", rows, outputs=count, axis=0, num_outputs=count)
+    blocked layouts and fused kernels stay. They share masks, winners and weights. TargetError without an axis of rows.
+    """
+    if axis is None:
+        raise TargetError("probes= are cotangents of one sample, and the head has no axis to lay them along")
+    shape = list(rows.shape)
+    rows.shape = [*shape[:axis], count, *shape[axis + 1 :]]
+    parts = g.ops("Split", rows, outputs=count, axis=axis, num_outputs=count)
     for part in parts:
-        part.shape = [1, *rows.shape[1:]]
+        part.shape = [*shape[:axis], 1, *shape[axis + 1 :]]
     return parts
 
 
@@ -154,7 +253,7 @@ def _index(i: object) -> int:
     return operator.index(i)  # type: ignore[arg-type]
 
 
-def _indices(target: Target, head: Value) -> list[int]:
+def _indices(target: Target, graph: Graph, head: Value) -> list[int]:
     if isinstance(target, str):
         known = ("input", "top", "cotangent")
         raise TargetError(
@@ -165,31 +264,11 @@ def _indices(target: Target, head: Value) -> list[int]:
         raise TargetError(
             f"{len(indices)} targets; give 1 to {MAX_ROWS}, or use target='cotangent' and feed rows"
         )
-    tail = tail_of(head)
-    size = None if tail is None else int(np.prod(tail))
+    size = graph.rows.elements(head.name, head.shape)
     for index in indices:
         if index < -1 or (size is not None and index >= size):
             raise TargetError(f"class {index} is out of range: {head.name!r} has {size} elements a sample")
     return indices
-
-
-def _fixed(g: Emit, index: int, flat: Value, head: Value) -> Value:
-    if index == -1:
-        return _one_hot(g, g.ArgMax(flat, axis=1, keepdims=1), flat, head)
-    rows = g.Expand(g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(flat), g.ints(1)))
-    return _one_hot(g, rows, flat, head)
-
-
-def _one_hot(g: Emit, chosen: Value, flat: Value, head: Value) -> Value:
-    """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head."""
-    depth = g.Shape(flat, start=1, end=2)
-    # float32 first: onnxruntime has no OneHot of doubles on the CPU.
-    hot = g.OneHot(
-        g.Squeeze(chosen, g.ints(1)), depth, g.constant(np.asarray([0.0, 1.0], np.float32)), axis=-1
-    )
-    if np.dtype(head.dtype) != np.float32:
-        hot = g.cast(hot, head)
-    return hot if len(head.shape) == 2 else g.Reshape(hot, g.Shape(head))
 
 
 def _input(graph: Graph, name: str, dtype: np.dtype, shape: list[int | str | None]) -> Value:

@@ -19,7 +19,7 @@ from ..rewriter.method import Option
 from ..rewriter.results import Result
 from ..rewriter.scene import Stage
 from ..rewriter.tape import pull
-from ..rewriter.target import Target, interleaved, leading, start
+from ..rewriter.target import Target, interleaved, leading, start, vet_leading
 from .checks import number
 from .probability import Ending, ending, of_cross_entropy
 
@@ -110,6 +110,7 @@ def fgsm(stage: Stage, target: Target) -> list[Result]:
     if target == "cotangent":
         raise TargetError("fgsm takes a label, not a cotangent; compile it with target='input'")
     g, head = stage.g, stage.head
+    vet_leading(stage.graph, head, "fgsm")
     with g.at("target"):
         begin = start(stage.graph, head, target, g, stage.wrt[0].shape[0])
     end = ending(stage.graph, head)

@@ -19,7 +19,7 @@ from ..rewriter.graph import Value, append, assemble, declared, proto, variable
 from ..rewriter.method import Option
 from ..rewriter.results import Result
 from ..rewriter.scene import Stage
-from ..rewriter.target import Target
+from ..rewriter.target import Target, vet_leading
 from .checks import number, whole
 from .optimised import climbed, elsewhere, only_input
 from .scope.power import depending
@@ -71,6 +71,7 @@ def ascend(stage: Stage, target: Target) -> list[Result]:
     OptionError for several explained inputs, TargetError for several units at a time.
     """
     g, x = stage.g, only_input(stage, "an ascent is that")
+    vet_leading(stage.graph, stage.head, "an ascent")
     with g.at("ascent"):
         found = begin(stage, target)
         hot, *more = found.seeds

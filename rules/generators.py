@@ -17,7 +17,7 @@ from ..rewriter.load import Source, load
 from ..rewriter.method import Option
 from ..rewriter.results import ATTRIBUTION, Result
 from ..rewriter.scene import Stage
-from ..rewriter.target import Target, start
+from ..rewriter.target import Target, start, vet_leading
 from .probability import PROBABILITY, classes_of, ending
 
 SIMILAR, ADVERSARIAL, KEPT, FLIPPED = "similar", "adversarial", "kept", "flipped"
@@ -104,10 +104,11 @@ def prefix_of(stage: Stage, kind: str) -> str:
 
 def _checks(stage: Stage, target: Target, answers: dict[str, Value]) -> tuple[Value, Value]:
     g, head = stage.g, stage.head
+    vet_leading(stage.graph, head, "adversarial")
     with g.at("checks"):
         begin = start(stage.graph, head, target, g, stage.wrt[0].shape[0])
         stage.inputs += begin.inputs
-        if classes_of(head) == 1:
+        if classes_of(stage.graph, head) == 1:
             chosen = _answer(stage, head)
         elif begin.chosen is not None:
             chosen = begin.chosen
@@ -121,7 +122,7 @@ def _answer(stage: Stage, z: Value) -> Value:
     """The class, (N, 1)."""
     g = stage.g
     flat = g.Reshape(z, g.ints(0, -1)) if len(z.shape) > 1 else g.Reshape(z, g.ints(-1, 1))
-    if classes_of(stage.head) != 1:
+    if classes_of(stage.graph, stage.head) != 1:
         return g.ArgMax(flat, axis=1, keepdims=1)
     behind = [output for output in stage.graph.outputs if output is stage.head and _probable(stage)]
     return g.Cast(g.Greater(flat, 0.5 if behind else 0.0), to=onnx.TensorProto.INT64)

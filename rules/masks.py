@@ -14,9 +14,10 @@ from ..rewriter.graph import Value
 from ..rewriter.loop import Opened, Sampling
 from ..rewriter.method import Option, Options
 from ..rewriter.scene import Scene, Stage
+from ..rewriter.target import Samples, count_of
 from .baselines import BASELINE, reference
 from .checks import number, whole
-from .probability import LOGARITHM, PROBABILITY, SIGMOID, ending
+from .probability import LOGARITHM, PROBABILITY, SIGMOID, VALUE, ending
 from .sampling import LANES, lanes_of
 
 Places = npt.NDArray[np.int64]
@@ -102,15 +103,15 @@ def score(scene: Scene) -> Value:
     with g.at("score"):
         f = z if scene.options["score"] == "logit" else _probability(g, scene.stage, z)
         parts = g.Mul(scene.seed, f)
-        if len(z.shape) > 1:
-            parts = g.ReduceSum(g.Reshape(parts, g.ints(0, -1)), g.ints(1), keepdims=0)
+        flat = Samples(scene.stage.graph, z, g, parts, count_of(scene.stage.graph, z, parts, g)).flat
+        parts = g.ReduceSum(flat, g.ints(1), keepdims=0)
         value: Value = g.spread(g.Reshape(parts, g.ints(-1, *[1] * (len(scene.x.shape) - 1))), scene.x)
     return value
 
 
 def _probability(g: Emit, stage: Stage, z: Value) -> Value:
     end = ending(stage.graph, z)
-    if end.kind == PROBABILITY:
+    if end.kind in (PROBABILITY, VALUE):
         return z
     if end.kind == LOGARITHM:
         return g.Exp(z)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ..rewriter.draft import Dim
-from ..rewriter.emit import Emit, tail_of
+from ..rewriter.emit import Emit
 from ..rewriter.errors import Obstacle, OptionError, TargetError, UnsupportedError
 from ..rewriter.graph import Value
 from ..rewriter.linear import Along, Chain
@@ -18,7 +18,7 @@ from ..rewriter.mirror import mirror
 from ..rewriter.results import Result
 from ..rewriter.scene import Stage
 from ..rewriter.tape import pull, touched
-from ..rewriter.target import Target, find_head, interleaved, leading
+from ..rewriter.target import Samples, Target, count_of, find_head, interleaved, leading
 from .checks import number
 from .scope.results import begin
 
@@ -67,7 +67,9 @@ def elsewhere(stage: Stage, x: Value, at: Value) -> Stage:
         for node, twin in zip(nodes, twins, strict=True)
         for old, new in zip((*node.inputs, *node.outputs), (*twin.inputs, *twin.outputs), strict=True)
     }
-    view = replace(again, nodes=twins, twin=None)
+    places = {new.name: graph.rows.place(old) for old, new in renamed.items()}
+    rows = replace(graph.rows, places={**graph.rows.places, **places})
+    view = replace(again, nodes=twins, twin=None, rows=rows)
     return replace(stage, graph=view, head=renamed[head.name], wrt=(renamed[x.name],))
 
 
@@ -100,7 +102,7 @@ def deletion(stage: Stage, target: Target) -> list[Result]:
     the top one of x, not of Φ.
 
     Fong & Vedaldi 2017 section 4; METHODS 1.29. TargetError for an input without spatial axes or a head that does not
-    depend on it; OptionError for score="probability" of a head that is no logit, or of a single one.
+    depend on it; OptionError for score="probability" of a head that is no logit.
     """
     g, x = stage.g, only_input(stage, "a mask is one")
     axes = _spatial(stage, x)
@@ -226,27 +228,29 @@ def _score(stage: Stage, z: Value, hot: Value) -> tuple[Value, Value]:
         if squash == "Sigmoid":
             f = g.Sigmoid(z)
             seed = g.Mul(hot, g.Mul(f, g.Sub(1.0, f)))
-        else:
+        elif squash:
             f = g.Softmax(z, axis=axis)
             part = g.Mul(hot, f)
             seed = g.Sub(part, g.Mul(f, g.ReduceSum(part, g.ints(axis), keepdims=1)))
     product = g.Mul(hot, f)
-    flat = g.Reshape(product, g.join(g.rows(product), g.ints(-1)))
+    flat = Samples(stage.graph, z, g, product, count_of(stage.graph, z, product, g)).flat
     return g.ReduceSum(flat, g.ints(1), keepdims=1), seed
 
 
 def _squash(stage: Stage) -> tuple[str, int]:
-    """What makes probabilities of the head, and along which axis."""
-    head = stage.head
+    """What makes probabilities of the head, and along which axis; "" of a single number, which speaks for itself."""
+    head, rows = stage.head, stage.graph.rows
     for output in stage.graph.outputs:
         z, squash = find_head(stage.graph, output, "logits")
         if z.name != head.name:
             continue
         node = next((node for node in head.outputs if node.op == squash), None)
         axis = -1 if node is None else int(node.attrs.get("axis", -1))
-        if squash != "Sigmoid" and (len(head.shape) < 2 or tail_of(head) == (1,)):
+        if squash is None and rows.elements(head.name, head.shape) == 1:
+            return "", axis
+        if squash is None and rows.axis(head.name) == len(head.shape) - 1:
             raise OptionError(
-                f"score='probability' of {head.name!r}: a single number has no softmax; take score='value'"
+                f"score='probability' of {head.name!r}: nothing tells where its classes lie; take score='value'"
             )
         return squash or "Softmax", axis
     raise OptionError(

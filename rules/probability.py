@@ -6,27 +6,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..rewriter.emit import Emit, tail_of
+from ..rewriter.emit import Emit
 from ..rewriter.errors import OptionError
 from ..rewriter.graph import Graph, Value
+from ..rewriter.rows import Along
 from ..rewriter.target import PASSING, SQUASHING, find_head
 
 SOFTMAX, SIGMOID, PROBABILITY, LOGARITHM = "softmax", "sigmoid", "probability", "logarithm"
+VALUE = "value"
 
 
 @dataclass(frozen=True)
 class Ending:
     """How the values z of a head become probabilities. kind: "softmax" along `axis`, "sigmoid" of each, "probability":
-    they are some already, "logarithm": exp. The classes of a softmax lie along `axis`."""
+    they are some already, "logarithm": exp, "value": a single number that stands for itself. The classes of a softmax
+    lie along `axis`."""
 
     kind: str
     axis: int = -1
 
 
 def ending(graph: Graph, head: Value) -> Ending:
-    """What the model does behind the head, or has done before it; the softmax of a head that is an output by itself.
+    """What the model does behind the head, or has done before it; the softmax of a head that is an output by itself. Of
+    a single number (a regression, a binary logit) that is the number itself.
 
-    Raises OptionError where such an output is no row of two or more classes: nothing tells where its classes lie.
+    Raises OptionError where such an output is no row of classes: nothing tells where they lie.
     """
     for output in graph.outputs:
         found, squash = find_head(graph, output, "logits")
@@ -38,12 +42,15 @@ def ending(graph: Graph, head: Value) -> Ending:
         value = value.inputs[0].inputs[0]
     if value.inputs and value.inputs[0].op in SQUASHING and not value.inputs[0].domain:
         return Ending(LOGARITHM if value.inputs[0].op == "LogSoftmax" else PROBABILITY)
-    if len(head.shape) != 2 or head.shape[1] == 1:
+    if graph.rows.elements(head.name, head.shape) == 1:
+        return Ending(VALUE)
+    own = [axis for axis in range(len(head.shape)) if axis != graph.rows.axis(head.name)]
+    if len(own) != 1 or graph.rows.place(head.name) not in (None, Along(0)):
         raise OptionError(
             f"{head.name!r} has shape {head.shape} and no Softmax or Sigmoid behind it: a probability needs logits "
-            "(N, classes) of two classes or more; name another output= or head="
+            "(N, classes); name another output= or head="
         )
-    return Ending(SOFTMAX, 1)
+    return Ending(SOFTMAX, own[0])
 
 
 def _behind(squash: str, axis: int) -> Ending:
@@ -57,7 +64,7 @@ def of_probability(g: Emit, end: Ending, z: Value, v: Value) -> Value:
     Where p_c is all but 1, p_c - p_c² is lost to rounding: v is taken relative to its value at the top class, so that
     the small probabilities add up by themselves.
     """
-    if end.kind == PROBABILITY:
+    if end.kind in (PROBABILITY, VALUE):
         return v
     if end.kind == LOGARITHM:
         return g.Mul(v, g.Exp(z))
@@ -81,7 +88,7 @@ def of_cross_entropy(g: Emit, end: Ending, z: Value, hot: Value) -> tuple[Value,
 
     Raises OptionError for a head behind its Softmax or Sigmoid.
     """
-    if end.kind in (PROBABILITY, LOGARITHM):
+    if end.kind in (PROBABILITY, LOGARITHM, VALUE):
         raise OptionError("the cross-entropy is taken of logits; leave head= out, or give head='logits'")
     rest = g.Sub(1.0, hot)
     if end.kind == SIGMOID:
@@ -96,10 +103,18 @@ def of_cross_entropy(g: Emit, end: Ending, z: Value, hot: Value) -> tuple[Value,
     return seed, g.ReduceSum(g.Reshape(missing, g.ints(0, -1)), g.ints(1), keepdims=1)
 
 
-def classes_of(head: Value) -> int | None:
+def classes_of(graph: Graph, head: Value) -> int | None:
     """Elements of one sample of the head; None where a size is dynamic."""
-    tail = tail_of(head)
-    return None if tail is None else int(np.prod(tail))
+    return graph.rows.elements(head.name, head.shape)
 
 
-__all__ = ["PROBABILITY", "SIGMOID", "Ending", "classes_of", "ending", "of_cross_entropy", "of_probability"]
+__all__ = [
+    "PROBABILITY",
+    "SIGMOID",
+    "VALUE",
+    "Ending",
+    "classes_of",
+    "ending",
+    "of_cross_entropy",
+    "of_probability",
+]

@@ -205,7 +205,9 @@ class Explainer:
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            feeds["cotangent"] = given_cotangent(cotangent, declared["cotangent"], rows)
+            feeds["cotangent"] = given_cotangent(
+                cotangent, declared["cotangent"], rows, self.card.target.get("rows")
+            )
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
@@ -217,7 +219,8 @@ class Explainer:
             {node.name: list(node.shape) for node in nodes}
             for nodes in (self.session.get_inputs(), tensors_of(self.session))
         )
-        rows, split = find_split(inputs, outputs, own, feeds, samples)
+        each = (self.card.target.get("rows") or {}).get("each", 1)
+        rows, split = find_split(inputs, outputs, own, feeds, samples, each)
         if self.whole or (rows < 2 and self._budget is None):
             return Plan(rows, rows), split
         sizes = sizes_of(self.model, feeds, split.inputs)
@@ -228,12 +231,21 @@ class Explainer:
 
     def _rows(self, own: Sequence[str], feeds: Mapping[str, Array]) -> int:
         """Samples of the batch: rows of the inputs that share the leading dimension of `target`; without that, of
-        the inputs that any number of rows may be fed to."""
+        the inputs that any number of rows may be fed to. One where the model has no batch axis. TargetError for
+        several of a model that takes one."""
+        located = self.card.target.get("rows") or {}
+        if located.get("whole"):
+            return 1
         lead = {node.name: node.shape[0] for node in self.session.get_inputs() if node.shape}
         batch = lead.get("target") if self.card.target.get("target") == "input" else None
         sharing = [name for name in own if batch is not None and lead.get(name) == batch]
         free = [name for name in own if not isinstance(lead.get(name), int)]
-        return max((feeds[name].shape[0] for name in sharing or free or own), default=1)
+        rows = max((feeds[name].shape[0] for name in sharing or free or own), default=1)
+        if located.get("one") and rows > 1:
+            raise TargetError(
+                f"this model takes one sample at a time, not {rows}: it brings several together"
+            )
+        return rows
 
     def _of_method(self, name: str) -> bool:
         """Whether an input is the method's: noise, a reference, tangents."""
@@ -290,7 +302,9 @@ class Explainer:
         }
         tail = own[fitting[0]].shape[1:] if fitting else tuple(known.get(n, n) for n in shapes[name][1:])
         if not all(isinstance(n, int) for n in tail):
-            raise OptionError(f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}")
+            raise OptionError(
+                f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}"
+            )
         seed, rows = int(self.card.options.get("seed", 0)), int(self.card.options.get("samples", 50))
         draw = np.random.default_rng([seed, i] if i else seed)
         return draw.standard_normal((rows if samples is None else samples, *tail), dtype=np.float32)

@@ -27,16 +27,24 @@ def model_feeds(
     return {name: typed(value, declared.get(name, ""), name) for name, value in x.items()}
 
 
-def given_cotangent(cotangent: npt.ArrayLike | None, declared: str, rows: int) -> Array:
-    """A row for each cotangent. TargetError where there is none, or another number than of samples."""
+def given_cotangent(
+    cotangent: npt.ArrayLike | None, declared: str, rows: int, located: Mapping[str, Any] | None
+) -> Array:
+    """A row for each cotangent. located: where the explained tensor counts samples, if not each along axis 0; see the
+    card. TargetError where there is none, or another number than of samples."""
     if cotangent is None:
         raise TargetError(
             "this file takes a cotangent; give cotangent=, of the shape of the explained output"
         )
     array = typed(cotangent, declared, "cotangent")
-    given = array.shape[0] if array.ndim else 0
-    if rows not in (1, given):
-        raise TargetError(f"{given} cotangents for {rows} samples; give one a sample, or explain one sample")
+    axis, each = (0, 1) if located is None else (located["axis"], located["each"] or 1)
+    if axis is None:
+        return array
+    given = array.shape[axis] / each if array.ndim > axis else 0
+    if rows not in (1, given) and (located is None or located["each"] is not None):
+        raise TargetError(
+            f"{given:g} cotangents for {rows} samples; give one a sample, or explain one sample"
+        )
     return array
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 
 from ..rewriter.errors import OptionError
-from ..rewriter.memory import Memory, dimensions
+from ..rewriter.memory import MANY, Memory, dimensions
 
 _LOG = logging.getLogger(__name__)
 
@@ -174,11 +174,11 @@ def _said(plan: Plan) -> Plan:
 
 @dataclass(frozen=True)
 class Split:
-    """Which inputs and outputs hold the rows, along their first axis; other outputs are taken from the first chunk.
+    """Which inputs and outputs hold the rows, and along which axis; other outputs are taken from the first chunk.
     obstacle: why the rows cannot be run apart, or ""."""
 
-    inputs: frozenset[str]
-    outputs: frozenset[str]
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
     obstacle: str = ""
 
 
@@ -199,64 +199,80 @@ def run_chunks(
     first: dict[str, npt.NDArray[np.generic]] = {}
     for start in range(0, plan.rows, plan.chunk):
         end = min(start + plan.chunk, plan.rows)
-        part = {name: x[start:end] if name in split.inputs else x for name, x in feeds.items()}
+        part = {
+            name: x[(*[slice(None)] * split.inputs[name], slice(start, end))] if name in split.inputs else x
+            for name, x in feeds.items()
+        }
         found = run(part)
         first = first or found
         parts.append({name: value for name, value in found.items() if name in split.outputs})
         if progress is not None:
             progress(end, plan.rows)
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in split.outputs}
+    joined = {
+        name: np.concatenate([part[name] for part in parts], axis) for name, axis in split.outputs.items()
+    }
     return {name: joined.get(name, value) for name, value in first.items()}
 
 
 Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
-MANY = "K"
-"""What an emitted file calls the rows of a cotangent."""
 EACH = "rows"
 """What an emitted file calls the first axis of a result that has several rows a sample, sample by sample."""
 SHARED = frozenset({"noise", "references"})
 """Inputs of methods that hold samples: every row of the batch takes all of them."""
+PAIRED = frozenset({"baseline"})
+"""Inputs of methods that have one row for all samples, or one each."""
 
 
 def find_split(
-    inputs: Shapes, outputs: Shapes, own: Collection[str], feeds: Arrays, samples: int
+    inputs: Shapes, outputs: Shapes, own: Collection[str], feeds: Arrays, samples: int, each: int | None = 1
 ) -> tuple[int, Split]:
-    """The rows of a run, and how it can be cut along them.
+    """The rows of a run, and how it can be cut along them: where the file names an axis after them.
 
-    own: the inputs that are not the method's (the cotangent and the target among them). Rows are the cotangents where
-    there are several of one sample (the sample, and its outputs, are then in every chunk), else the samples. They
-    cannot be run apart where the first axis has no name of its own, or an output has no row for each of them: it may
-    be about the whole batch.
+    own: the inputs that are not the method's (the cotangent and the target among them). An input that a method adds is
+    cut if it declares the name of the batch. Rows are the cotangents where there are several of one sample (the sample,
+    and its outputs, are then in every chunk), else the samples. They cannot be run apart where the first axis has no
+    name of its own, or an output has no row for each of them: it may be about the whole batch. each: rows of the
+    explained tensor that make up one sample.
     """
     lead = {name: shape[0] if shape else None for name, shape in {**inputs, **outputs}.items()}
-    many = feeds["cotangent"].shape[0] if "cotangent" in own and lead.get("cotangent") == MANY else 0
-    if samples == 1 and many > 1:
-        along = frozenset(name for name in outputs if lead[name] == MANY)
-        return many, Split(frozenset({"cotangent"}), along)
-    batch = {lead[name] for name in own if lead[name] != MANY and not isinstance(lead[name], int)}
-    cut = {name for name in own if lead[name] in {*batch, MANY} and name in feeds}
-    cut |= {
-        name
-        for name, x in feeds.items()
-        if name not in own and name.split("/")[0] not in SHARED and x.ndim and x.shape[0] == samples
-    }
-    along = frozenset(name for name in outputs if lead[name] in {*batch, MANY, EACH} - {None})
-    obstacle = ""
-    if samples > 1 and (len(batch) != 1 or None in batch):
+    at = _axis(inputs.get("cotangent", ()), {MANY}) if "cotangent" in own else None
+    many = 0 if at is None else feeds["cotangent"].shape[at]
+    folded = "" if each == 1 or at is None else "a sample has several rows of the explained tensor"
+    if samples == 1 and many > 1 and at is not None:
+        along = {name: 0 for name in outputs if lead[name] == MANY}
+        return many, Split({"cotangent": at}, along, folded)
+    batch = {lead[name] for name in own if lead[name] != MANY and not isinstance(lead[name], int)} - {None}
+    nameless = any(lead[name] is None for name in own if name != "cotangent")
+    cut = {name: 0 for name in own if lead[name] in batch and name in feeds}
+    cut |= {} if at is None else {"cotangent": at}
+    for name, x in feeds.items():
+        told = lead[name] in {*batch, MANY} or name.split("/")[0] in PAIRED
+        if name not in own and told and x.ndim and x.shape[0] == samples:
+            cut[name] = 0
+    found = {name: _axis(shape, {*batch, MANY, EACH}) for name, shape in outputs.items()}
+    lost = [name for name, axis in found.items() if axis is None]
+    obstacle = folded
+    if samples > 1 and (len(batch) != 1 or nameless):
         obstacle = "the first axes of its inputs do not share one name"
-    elif set(outputs) - along:
-        obstacle = f"output {min(set(outputs) - along)!r} has no row for each of them"
-    return samples, Split(frozenset(cut), along, obstacle)
+    elif lost:
+        obstacle = f"output {min(lost)!r} has no row for each of them"
+    return samples, Split(cut, {name: axis for name, axis in found.items() if axis is not None}, obstacle)
 
 
-def sizes_of(model: onnx.ModelProto, feeds: Arrays, cut: frozenset[str]) -> dict[str, int]:
+def _axis(shape: Sequence[int | str | None], names: Collection[int | str | None]) -> int | None:
+    """The first axis if one of the names is its, else the only one of which that is true."""
+    known = [axis for axis, dim in enumerate(shape) if isinstance(dim, str) and dim in names]
+    return known[0] if len(known) == 1 or 0 in known else None
+
+
+def sizes_of(model: onnx.ModelProto, feeds: Arrays, cut: Mapping[str, int]) -> dict[str, int]:
     """The free sizes of a model, as feeds have them, but for the rows that are cut."""
     return {
         dim: feeds[name].shape[axis]
         for name, shape in dimensions(model).items()
         if name in feeds and feeds[name].ndim == len(shape)
         for axis, dim in enumerate(shape)
-        if isinstance(dim, str) and not (axis == 0 and name in cut)
+        if isinstance(dim, str) and cut.get(name) != axis
     }
 
 

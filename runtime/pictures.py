@@ -195,11 +195,11 @@ def run_one(
     attribution = result.attribution
     if attribution.ndim != 4:
         raise ImageError(f"the attribution has {attribution.ndim} axes; only pictures can be drawn")
-    output = result.outputs[aim["output"]][0]
     if not shows_values(aim):
         index, name, score = target, f"{aim['head']}[{'top' if target < 0 else target}]", float("nan")
     else:
-        index = int(np.argmax(output.ravel())) if target < 0 else target
+        output = result.outputs[aim["output"]]
+        index = int(np.argmax(output)) if target < 0 else target
         name, score = _caption(output, index, aim, about.labels)
     note = "; ".join(map(str, result.findings))
     return Explained(shown, explainer.card.method, attribution, index, name, score, about, note)
@@ -213,21 +213,37 @@ def shows_values(aim: Mapping[str, Any]) -> bool:
 def _caption(
     output: Array, index: int, aim: Mapping[str, Any], labels: Sequence[str] | None
 ) -> tuple[str, float]:
-    flat = output.ravel().astype(np.float64)
-    if flat.size != output.shape[0]:  # several values a channel: no classifier
-        place = np.unravel_index(index, output.shape)
+    """Of an element of the output of one picture."""
+    flat, places = output.ravel().astype(np.float64), places_of(output, aim)
+    if len(places) > 1:  # several values a channel: no classifier
+        place = np.unravel_index(index, places)
         return f"{aim['output']}[{', '.join(str(int(i)) for i in place)}]", float(flat[index])
+    alone = flat.size == 1 and labels is None
     name = labels[index] if labels is not None and index < len(labels) else f"class {index}"
-    return name, float(probabilities(flat, aim.get("squash"))[index])
+    return str(aim["output"]) if alone else name, float(probabilities(flat, aim.get("squash"))[index])
+
+
+def places_of(output: Array, aim: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of the output of one picture without its samples: (classes,) of a classifier, and of a single number.
+    aim: the card's target."""
+    located = aim.get("rows") or {}
+    axis = located.get("axis", 0)
+    places = tuple(size for i, size in enumerate(output.shape) if i != axis)
+    if located.get("each", 1) != 1:  # an axis that holds more than the sample
+        places = tuple(output.shape)
+    one = output.size == (places[0] if places else 1)
+    return (output.size,) if one else places
 
 
 def probabilities(values: Array, squash: str | None) -> Array:
-    """Of the output of a classifier: squash is the operator at its end, as far as the card knows."""
+    """Of the output of a classifier: squash is the operator at its end, as far as the card knows. A single number, a
+    regression or a binary logit, is what it is."""
     if squash == "LogSoftmax":
         return np.asarray(np.exp(values))
     # With head="prob" the card names no operator; values that add up to 1 are probabilities already. 1e-3
     # allows for float16.
-    if squash is not None or (values.min() >= 0.0 and abs(values.sum() - 1.0) < 1e-3):
+    known = squash is not None or values.size == 1
+    if known or (values.min() >= 0.0 and abs(values.sum() - 1.0) < 1e-3):
         return values
     powers = np.exp(values - values.max())
     return np.asarray(powers / powers.sum())

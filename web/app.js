@@ -7,7 +7,7 @@ import { npy, save } from "./npy.js";
 import { crop } from "./pillow.js";
 import { decode, draw, element } from "./picture.js";
 import { prepare } from "./preprocess.js";
-import { picture as drawn, probabilities } from "./readout.js";
+import { lone, picture as drawn, probabilities } from "./readout.js";
 import { Votes } from "./votes.js";
 import { Place } from "./place.js";
 
@@ -224,25 +224,34 @@ class Page {
   }
 
   scores() {
-    if (this.forward.dims.length !== 2) return at("top").replaceChildren();
+    if (this.forward.dims.length > 2) return at("top").replaceChildren();
     this.shares = probabilities(this.forward.values, this.model.output.squash);
     const order = [...this.shares.keys()].sort((a, b) => this.shares[b] - this.shares[a]).slice(0, TOP);
     at("top").replaceChildren(...order.map((index) => this.score(index)));
   }
 
   score(index) {
-    const share = this.shares[index];
     const fill = element("span", { className: "fill" });
-    fill.style.width = `${100 * share}%`;
+    fill.style.width = this.alone() ? "0" : `${100 * this.shares[index]}%`;
     const button = element(
       "button",
       { type: "button", ariaPressed: String(index === this.explained()) },
       fill,
       element("span", { textContent: this.classes.name(index) }),
-      element("span", { className: "value", textContent: `${(100 * share).toFixed(1)} %` }),
+      element("span", { className: "value", textContent: this.said(index) }),
     );
     button.addEventListener("click", () => this.aim(index));
     return element("li", {}, button);
+  }
+
+  alone() {
+    return lone(this.forward.values, this.model.output.squash);
+  }
+
+  /** The probability of a class; of a model with one number that number. */
+  said(index) {
+    const share = this.shares[index];
+    return this.alone() ? String(Number(share.toPrecision(4))) : `${(100 * share).toFixed(1)} %`;
   }
 
   /** The photo as the model sees it, and a figure for every method, filled as the maps come. */
@@ -308,7 +317,7 @@ class Page {
     const [low, high] = figure.querySelector(".ends").children;
     [low.textContent, high.textContent] = legend === "jet" ? ["low", "high"] : ["negative", "positive"];
     const index = this.explained();
-    const share = this.forward.dims.length === 2 ? ` ${(100 * this.shares[index]).toFixed(1)} %` : "";
+    const share = this.forward.dims.length > 2 ? "" : ` ${this.said(index)}`;
     const note = [milliseconds(result.ms), result.backend === "webgpu" ? "WebGPU" : "", result.note];
     figure.querySelector(".told").textContent = `${this.classes.name(index)}${share} · ${note.filter(Boolean).join(", ")}`;
     figure.classList.remove("busy");

@@ -139,13 +139,18 @@ export function picture(tensor, record, display, mode) {
   return { pixels: heat(reduce(tensor, layout, "maxabs"), display === "max" ? 100 : 99), legend: "jet" };
 }
 
+/** Whether an output is one number that is no probability: a regression, a binary logit. It is shown as it is. */
+export function lone(values, squash) {
+  return values.length === 1 && !squash;
+}
+
 /** Of the output of a classifier. squash: the operator at its end, as far as the file says. */
 export function probabilities(values, squash) {
   const v = Float64Array.from(values);
   if (squash === "LogSoftmax") return v.map(Math.exp);
   const low = v.reduce((a, b) => Math.min(a, b), Infinity);
   const sum = v.reduce((a, b) => a + b, 0);
-  if (squash || (low >= 0 && Math.abs(sum - 1) < 1e-3)) return v;
+  if (squash || lone(v, squash) || (low >= 0 && Math.abs(sum - 1) < 1e-3)) return v;
   const high = v.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = v.map((x) => Math.exp(x - high));
   const total = powers.reduce((a, b) => a + b, 0);

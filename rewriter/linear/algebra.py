@@ -125,23 +125,23 @@ class Broadcast:
         return g.spread(t, self.y)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        return reduce_to(g, ct, self.y.shape, self.x)
+        return reduce_to(g, ct, self.y.shape, self.x, g.axis(self.y))
 
 
-def reduce_to(g: Emit, ct: Value, shape: Sequence[int | str | None], x: Value) -> Value:
+def reduce_to(g: Emit, ct: Value, shape: Sequence[int | str | None], x: Value, rows: int | None = 0) -> Value:
     """Sum ct, of the given broadcast shape, over the axes that x does not have or has with size 1.
 
-    Sizes not known at compile time are compared at run time. The first axis counts rows, so it is summed
-    only where x lacks it or has it statically 1 under a static larger size.
+    Sizes not known at compile time are compared at run time. The axis that counts rows is summed only where x lacks it
+    or has it statically 1 under a static larger size.
     """
     lead = len(shape) - len(x.shape)
-    static = [i for i in range(lead) if not (i == 0 and lead == 0)]
+    static = list(range(lead))
     dynamic: list[int] = []
     for i, dim in enumerate(x.shape):
         wide = shape[lead + i]
-        if lead + i == 0:
+        if lead + i == rows:
             if dim == 1 and isinstance(wide, int) and wide != 1:
-                static.append(0)
+                static.append(lead + i)
         elif dim == wide and dim is not None:
             continue
         elif dim == 1:

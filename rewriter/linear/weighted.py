@@ -86,7 +86,7 @@ class RightTimes:
 
     def pull(self, g: Emit, ct: Value) -> Value:
         product = g.MatMul(ct, turn(g, self.b))
-        return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x)
+        return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x, g.axis(self.y))
 
     def reweigh(self, f: Reweigh) -> RightTimes:
         return replace(self, b=f(self.b))
@@ -105,7 +105,7 @@ class LeftTimes:
 
     def pull(self, g: Emit, ct: Value) -> Value:
         product = g.MatMul(turn(g, self.a), ct)
-        return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x)
+        return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x, g.axis(self.y))
 
     def reweigh(self, f: Reweigh) -> LeftTimes:
         return replace(self, a=f(self.a))

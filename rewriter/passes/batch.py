@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from ..draft import Dim, Draft, attributes, reachable, set_attribute
-from ..errors import ModelError
+from ..errors import ModelError, TargetError
 from .shapes import TensorType, infer, set_shape, tensor_type
 
 BATCH = "N"
@@ -26,32 +28,70 @@ ALONG_AXIS = {
 READ_SHAPE = frozenset({"Shape", "Size"})
 
 
-def free_batch(draft: Draft) -> None:
+def free_batch(draft: Draft, wanted: Mapping[str, Dim] | None = None) -> None:
     """Replace a leading 1 of the inputs, and the 1s that Reshape and Resize repeat, by a symbol.
 
     A proof with two samples decides: unless every output then starts with 2, and no operator works along an
     axis that the second sample lengthened, nothing is changed and a note says that the file keeps its batch
-    of one.
+    of one. wanted: inputs whose batch, of any fixed size, was asked to be free, and what to call it. Raises TargetError
+    where the proof fails for them.
     """
-    fixed = [value for value in draft.graph.input if _leading(value) == 1]
+    if wanted:
+        _free_wanted(draft, wanted)
+        return
+    fixed = {value.name for value in draft.graph.input if _leading(value) == 1}
     if not fixed or any(_symbolic(value) for value in draft.graph.input):
         return
-    before = infer(draft)
-    trial = Draft(_copy(draft.model), dict(draft.weights), draft.notes)
-    _patch(trial, before, {value.name for value in fixed})
-    blocker = _blocker(trial, {value.name for value in fixed}, before)
+    blocker = _freed(draft, fixed, 1, BATCH)
     if blocker:
         draft.notes.append(f"the batch stays fixed at 1: {blocker}")
-        return
-    _set_batch(trial, {value.name for value in fixed}, BATCH)
+
+
+def _free_wanted(draft: Draft, wanted: Mapping[str, Dim]) -> None:
+    sizes = {_leading(value) for value in draft.graph.input if value.name in wanted}
+    many, *others = sizes
+    names = sorted({str(name) for name in wanted.values()})
+    if others or not isinstance(many, int) or len(names) > 1:
+        raise TargetError(
+            f"shapes: the inputs {', '.join(map(repr, wanted))} have batches of {sorted(map(str, sizes))}, to be "
+            f"called {', '.join(names)}; free one batch by one name"
+        )
+    blocker = _freed(draft, set(wanted), many, names[0])
+    if blocker:
+        raise TargetError(
+            f"shapes: the batch of {many} cannot be freed: {blocker}. Export the model with a dynamic batch, or leave "
+            "its batch as it is"
+        )
+
+
+def _freed(draft: Draft, names: set[str], many: int, symbol: str) -> str:
+    """Let `many` samples be any number; why that cannot be, or ''."""
+    before = infer(draft)
+    trial = Draft(_copy(draft.model), dict(draft.weights), draft.notes)
+    _patch(trial, before, names, many)
+    blocker = _blocker(trial, names, before, many)
+    if blocker:
+        return blocker
+    _set_batch(trial, names, symbol)
     draft.model = trial.model
     _forget_outputs(draft)
-    del draft.graph.value_info[:]  # declared for a batch of one
+    del draft.graph.value_info[:]  # declared for the fixed batch
     types = infer(draft)
     for value in draft.graph.output:
         shape = types[value.name].shape
         if shape is not None:
-            set_shape(value, (BATCH, *shape[1:]))  # inference may have lost the name on the way
+            set_shape(value, (symbol, *shape[1:]))  # inference may have lost the name on the way
+    return ""
+
+
+def leading_names(draft: Draft, shapes: Mapping[str, Sequence[Dim]]) -> dict[str, Dim]:
+    """Inputs whose first axis is fixed in the file, and a symbol in the shapes that are asked for."""
+    fixed = {value.name: _leading(value) for value in draft.graph.input}
+    return {
+        name: shape[0]
+        for name, shape in shapes.items()
+        if shape and isinstance(shape[0], str) and isinstance(fixed.get(name), int)
+    }
 
 
 def _leading(value: onnx.ValueInfoProto) -> Dim:
@@ -77,26 +117,26 @@ def _set_batch(draft: Draft, names: set[str], batch: Dim) -> None:
             set_shape(value, (batch, *shape[1:]))
 
 
-def _patch(draft: Draft, types: dict[str, TensorType], names: set[str]) -> None:
+def _patch(draft: Draft, types: dict[str, TensorType], names: set[str], many: int) -> None:
     live = reachable(draft.graph, names)
     constants = draft.light()
     for node in draft.graph.node:
         if node.input and node.input[0] in live and not node.domain:
             if node.op_type == "Reshape" and node.input[1] in constants:
-                _patch_reshape(draft, node, types, numpy_helper.to_array(constants[node.input[1]]))
+                _patch_reshape(draft, node, types, numpy_helper.to_array(constants[node.input[1]]), many)
             elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in constants:
-                _patch_resize(draft, node, numpy_helper.to_array(constants[node.input[3]]))
+                _patch_resize(draft, node, numpy_helper.to_array(constants[node.input[3]]), many)
 
 
 def _patch_reshape(
-    draft: Draft, node: onnx.NodeProto, types: dict[str, TensorType], shape: np.ndarray
+    draft: Draft, node: onnx.NodeProto, types: dict[str, TensorType], shape: np.ndarray, many: int
 ) -> None:
-    """[1, ...] -> [0, ...] (0 copies the input's batch); [heads, ...] after a merge of the batch -> [-1, ...]."""
+    """[N, ...] -> [0, ...] (0 copies the input's batch); [heads, ...] after a merge of the batch -> [-1, ...]."""
     target, source = as_ints(shape), types[node.input[0]].shape
     result = types[node.output[0]].shape
     if not target or target[0] == -1 or source is None or result is None or attributes(node).get("allowzero"):
         return
-    if target[0] == 1 and source and source[0] == 1:
+    if target[0] == many and source and source[0] == many:
         target[0] = 0
     elif target[0] > 0:
         rest = [a if b == -1 else b for a, b in zip(result, target, strict=True)]
@@ -106,19 +146,20 @@ def _patch_reshape(
     node.input[1] = draft.add_constant(f"{node.output[0]}/shape", np.asarray(target, np.int64))
 
 
-def _patch_resize(draft: Draft, node: onnx.NodeProto, sizes: np.ndarray) -> None:
+def _patch_resize(draft: Draft, node: onnx.NodeProto, sizes: np.ndarray, many: int) -> None:
     """sizes over every axis -> sizes over all but the batch."""
     target = as_ints(sizes)
     cropped = len(node.input) > 1 and bool(node.input[1])  # its region lists every axis
-    if attributes(node).get("axes") is None and target and target[0] == 1 and len(target) > 1 and not cropped:
+    whole = attributes(node).get("axes") is None and len(target) > 1 and not cropped
+    if whole and target[0] == many:
         node.input[3] = draft.add_constant(f"{node.output[0]}/sizes", np.asarray(target[1:], np.int64))
         set_attribute(node, "axes", list(range(1, len(target))))
 
 
-def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> str:
-    """Why two samples do not go through as two, or '' when they do."""
+def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType], many: int) -> str:
+    """Why twice as many samples do not go through as that, or '' when they do."""
     two = Draft(_copy(trial.model), trial.weights)
-    _set_batch(two, names, 2)
+    _set_batch(two, names, 2 * many)
     _forget_outputs(two)
     try:
         after = infer(two, strict=True)
@@ -132,8 +173,9 @@ def _blocker(trial: Draft, names: set[str], before: dict[str, TensorType]) -> st
             isinstance(a, int) and isinstance(b, int) and a != b
             for a, b in zip(old[1:], new[1:], strict=True)
         )
-        if old[0] != 1 or new[0] != 2 or moved:
-            return f"output {value.name!r} of shape {list(old)} becomes {list(new)} for two pictures"
+        if old[0] != many or new[0] != 2 * many or moved:
+            count = "two" if many == 1 else 2 * many
+            return f"output {value.name!r} of shape {list(old)} becomes {list(new)} for {count} pictures"
     return _mixed(two.graph, before, after)
 
 

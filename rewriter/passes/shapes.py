@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +135,9 @@ def set_shape(value: onnx.ValueInfoProto, shape: tuple[Dim, ...]) -> None:
             added.dim_param = dim
 
 
-def fix_inputs(draft: Draft, shapes: dict[str, tuple[Dim, ...]]) -> None:
-    """Give inputs the shapes a user asks for, e.g. to make height and width static."""
+def fix_inputs(draft: Draft, shapes: dict[str, tuple[Dim, ...]], keep: Collection[str] = ()) -> None:
+    """Give inputs the shapes a user asks for, e.g. to make height and width static. keep: inputs whose first size is
+    left as it is."""
     inputs = {value.name: value for value in draft.graph.input}
     for name, shape in shapes.items():
         if name not in inputs:
@@ -151,4 +153,4 @@ def fix_inputs(draft: Draft, shapes: dict[str, tuple[Dim, ...]]) -> None:
             raise OptionError(
                 f"shapes: {list(shape)} does not fit the declared {list(old or ())} of {name!r}"
             )
-        set_shape(inputs[name], shape)
+        set_shape(inputs[name], (old[0], *shape[1:]) if old and name in keep else tuple(shape))

@@ -82,7 +82,7 @@ def concat(site: Site, g: Emit) -> Local:
     """Each input is a segment of y."""
     rank = rank_of(site.data)
     axis, parts = int(site.attr("axis")) % rank, list(site.node.inputs)
-    if axis == 0:
+    if axis == g.axis(site.y) == 0:
         raise Refuse("it joins along the batch axis")
     return Local(*(segment(g, parts, i, axis, rank) if site.active[i] else None for i in range(len(parts))))
 

@@ -16,7 +16,7 @@ from ...rewriter.method import Option
 from ...rewriter.results import Result
 from ...rewriter.scene import Scene, Stage
 from ...rewriter.tape import pull
-from ...rewriter.target import Target
+from ...rewriter.target import Target, vet_leading
 from .flow import bias_images, constants
 from .results import frozen
 
@@ -67,6 +67,7 @@ def discussions(stage: Stage, seed: Value, *, one_hot: bool) -> dict[str, Value]
     q = pull(tape, {head.name: seed}, g)
     names = [x.name for x in stage.wrt]
     _tell(stage)
+    vet_leading(stage.graph, stage.head, "a pixel discussion")
     if not any(name in q for name in names):
         raise TargetError(
             f"{head.name!r} does not depend on {names[0]!r} once softmax and gates are taken as constant"

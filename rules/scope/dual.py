@@ -19,7 +19,7 @@ from ...rewriter.passes.share import live
 from ...rewriter.results import Result
 from ...rewriter.scene import Stage
 from ...rewriter.tape import Step, ancestors
-from ...rewriter.target import Target
+from ...rewriter.target import Target, vet_leading
 from .flow import mapped, reaching
 from .freeze import LINEAR, PRODUCTS, TERMS
 from .results import frozen
@@ -40,6 +40,7 @@ def dual(stage: Stage, target: Target) -> list[Result]:
     An odd number of rows fails at run time, in the first Split. TargetError where the batch is fixed to an odd number,
     where it is not the first axis of some tensor that is split, and where the head does not depend on the input.
     """
+    vet_leading(stage.graph, stage.head, "the dual batch")
     _vet_rows(stage)
     steps = reaching(frozen(stage), stage.head)
     if not steps:

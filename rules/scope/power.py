@@ -28,7 +28,7 @@ from ...rewriter.method import Option
 from ...rewriter.results import Result
 from ...rewriter.scene import Stage
 from ...rewriter.tape import pull, push
-from ...rewriter.target import Target
+from ...rewriter.target import Target, vet_leading
 from ..checks import number, whole
 from .results import frozen, reached
 
@@ -80,6 +80,7 @@ def svd(stage: Stage, target: Target) -> list[Result]:
     the input is not known and start="seed".
     """
     g, k, x = stage.g, int(stage.options["k"]), stage.wrt[0]
+    vet_leading(stage.graph, stage.head, "the decomposition")
     _vet(stage, k)
     plan = _Plan(zero=g.number(0.0, x), trips=g.scalar(int(stage.options["steps"])))
     stage.extras["svd"] = plan

@@ -11,9 +11,20 @@ from ...rewriter.emit import Emit
 from ...rewriter.errors import TargetError
 from ...rewriter.graph import Value
 from ...rewriter.results import Result
+from ...rewriter.rows import Along
 from ...rewriter.scene import Stage, is_float
 from ...rewriter.tape import Tape, pull, push
-from ...rewriter.target import Start, Target, branches, interleaved, leading, start
+from ...rewriter.target import (
+    Samples,
+    Start,
+    Target,
+    branches,
+    count_of,
+    interleaved,
+    leading,
+    start,
+    vet_leading,
+)
 
 TANGENT, RESPONSE, RESIDUAL, CONTRIBUTIONS = "tangent", "response", "residual", "contributions"
 
@@ -26,7 +37,8 @@ def begin(stage: Stage, target: Target) -> Start:
         found = start(stage.graph, stage.head, target, stage.g, stage.wrt[0].shape[0])
     stage.inputs += found.inputs
     stage.g.seeds += found.seeds
-    stage.g.lead = found.inputs[0].shape[0] if target == "cotangent" else stage.wrt[0].shape[0]
+    whole = stage.graph.rows.whole
+    stage.g.lead = "K" if target == "cotangent" and not whole else stage.wrt[0].shape[0]
     return found
 
 
@@ -53,6 +65,7 @@ def each(g: Emit, rows: Sequence[Value], probes: int, run: Callable[[Sequence[Va
 def columns(stage: Stage, target: Target) -> list[Result]:
     """Input `tangent` (K, ...) of the input's shape -> `response` F tangent (K, ...) of the output's: with unit
     pictures the columns of F, its projective filters (METHODS 1.25). One primal x0 for all of them."""
+    vet_leading(stage.graph, stage.head, "F, column by column,")
     g, probes = stage.g, int(stage.options["probes"])
     lead = probes or "K"
     rows = [stage.add_input(named(stage, TANGENT, x), x, [lead, *x.shape[1:]]) for x in stage.wrt]
@@ -102,7 +115,7 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
         cotangents = pull(tape, {stage.head.name: seed}, g)
         if not any(x.name in cotangents for x in stage.wrt):
             reached(stage, {})
-        count = g.rows(seed)
+        count = count_of(stage.graph, stage.head, seed, g)
         terms = {
             "input": _total(
                 stage, count, [(cotangents[x.name], x, x) for x in stage.wrt if x.name in cotangents]
@@ -122,23 +135,17 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
 
 
 def _total(stage: Stage, count: Value, pairs: Sequence[tuple[Value, Value, Value]]) -> Value:
-    """Σ ⟨a, b⟩ of each row, (rows, 1); b may broadcast to a, which is a cotangent of the tensor y. The rows lie along
-    the first axis of y, by themselves or with another axis (tokens of all samples), or along a later one."""
+    """Σ ⟨a, b⟩ of each row, (rows, 1); b may broadcast to a, which is a cotangent of the tensor y."""
     g = stage.g
     sums = []
     for a, b, y in pairs:
-        product, axis = g.Mul(a, b), _row_axis(y, stage.wrt[0])
-        if axis:
-            product = g.Transpose(product, perm=[axis, *(i for i in range(len(y.shape)) if i != axis)])
-        lines = g.Reshape(product, g.join(count, g.ints(-1)))
+        place = stage.graph.rows.place(y.name)
+        if place is None or place == Along(0):
+            lines = g.Reshape(g.Mul(a, b), g.join(count, g.ints(-1)))
+        else:
+            lines = Samples(stage.graph, y, g, g.Mul(a, b), count).flat
         sums.append(g.ReduceSum(lines, g.ints(1), keepdims=1))
     return g.total(sums)
-
-
-def _row_axis(y: Value, x: Value) -> int:
-    """The axis of y that has the size of the batch by name, if the first one has not."""
-    lead, shape = x.shape[0], y.shape or []
-    return shape.index(lead) if isinstance(lead, str) and lead in shape else 0
 
 
 def recall(stage: Stage) -> None:

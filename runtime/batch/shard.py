@@ -162,7 +162,8 @@ def _run(
             f"the {job.map} of {count} picture{'s' * (count != 1)} has shape {list(heat.shape)}, not {wanted}; "
             "compile the file again"
         )
-    if count > 1 and values.shape[:1] != (count,):
+    located = explainer.card.target.get("rows") if isinstance(explainer, Explainer) else None
+    if count > 1 and (located or values.shape[:1] != (count,)):
         raise ModelError(
             f"output {job.output!r} has shape {list(values.shape)}, and not a row for each of {count} pictures; "
             "take rows=1"

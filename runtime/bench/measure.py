@@ -208,7 +208,7 @@ class _Bench:
         file = explainer.save(self._file(name))
         feeds = completed(explainer.model, self.own.feeds, explainer.card.options, how.seed)
         one = self._weighed(name, _samples(explainer), file, explainer.model, feeds, memory_pattern=False)
-        sizes = sizes_of(explainer.model, feeds, frozenset())
+        sizes = sizes_of(explainer.model, feeds, {})
         return one, estimate(explainer.model, self.own.batch, sizes).at(self.own.batch) * MARGIN
 
     def _file(self, method: str) -> Path:
@@ -223,7 +223,7 @@ class _Bench:
         feeds: Mapping[str, Array],
         memory_pattern: bool,
     ) -> _Prepared:
-        cost = count(model, self.own.batch, sizes_of(model, feeds, frozenset()))
+        cost = count(model, self.own.batch, sizes_of(model, feeds, {}))
         weight = weigh(file, feeds, self.how.providers, self.how.threads, memory_pattern)
         return _Prepared(name, samples, file, len(model.graph.node), cost, weight, feeds, file.stat().st_size)
 

@@ -296,11 +296,11 @@ def _vet_images(prober: Prober, of: Windows) -> Array:
 def _takes_odds(prober: Prober, of: Windows) -> bool:
     """OptionError for odds of what is no probability."""
     if of.odds != "log2-odds":
-        return of.odds == "auto" and prober.asked.score == "probability"
+        return of.odds == "auto" and prober.of.score == "probability"
     low, high = float(prober.base.min()), float(prober.base.max())
     if low < -SLACK or high > 1 + SLACK:
         raise OptionError(
-            f"odds=log2-odds are those of probabilities; the score {prober.asked.score!r} goes from {low:g} to "
+            f"odds=log2-odds are those of probabilities; the score {prober.of.score!r} goes from {low:g} to "
             f"{high:g}: take odds=difference, or score=probability"
         )
     return True

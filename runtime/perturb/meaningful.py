@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...rewriter.compile import Request, compile_source
 from ...rewriter.errors import ModelError, OptionError
+from ...rewriter.memory import MANY
 from ...rules.checks import number, whole
 from ...rules.methods_optimised import MEANINGFUL_PERTURBATION
 from ...rules.optimised import DELETED, GRADIENT, LOSS, MASK, NULL, SCORE
@@ -117,7 +118,7 @@ class Objective:
         self.prober, self.settings, self.x = prober, s, prober.of.x
         self.cells, self.planes = s.cells(prober.size), prober.planes
         self.null: Array = np.asarray(backdrop(self.planes, s.value), self.planes.dtype)
-        score = prober.asked.score
+        score = prober.of.score
         head = {"probability": "logits", "logit": "logits", "output": "prob"}.get(score, score)
         options = {
             **{"lambda1": s.lambda1, "lambda2": s.lambda2, "beta": s.beta, "blur": s.blur},
@@ -140,11 +141,12 @@ class Objective:
             for outputs in ((LOSS, GRADIENT), (SCORE, DELETED))
         )
         like = next(node for node in self.descending.get_inputs() if node.name == COTANGENT)
-        if not all(isinstance(n, int) for n in like.shape[1:]):
+        shape = [1 if dim == MANY else dim for dim in like.shape]
+        if not all(isinstance(n, int) for n in shape):
             raise ModelError(
                 f"the size of {card.target['head']!r} is not known; fix it with shapes of the model"
             )
-        self.tail = tuple(int(n) for n in like.shape[1:])
+        self.one = tuple(int(n) for n in shape)
         self.rows = self.x.shape[0] if isinstance(self.x.shape[0], int) else 1
 
     def slope(self, mask: Floats, c: int, by: Shift = (0, 0)) -> tuple[float, Floats]:
@@ -163,13 +165,13 @@ class Objective:
 
     def _feeds(self, mask: Floats, c: int, by: Shift) -> dict[str, npt.NDArray[np.generic]]:
         dtype = np.dtype(self.x.dtype)
-        hot = np.zeros((1, int(np.prod(self.tail))), dtype)
-        hot[0, c] = 1
+        hot = np.zeros(self.one, dtype)
+        hot.flat[c] = 1
         feeds = {
             self.x.name: self.prober.in_layout(moved(self.planes, by)[None]),
             NULL: self.prober.in_layout(moved(self.null, by)[None]),
             MASK: np.asarray(mask[None, None], dtype),
-            COTANGENT: hot.reshape(1, *self.tail),
+            COTANGENT: hot,
         }
         return {name: np.repeat(value, self.rows, axis=0) for name, value in feeds.items()}
 

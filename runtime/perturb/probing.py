@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rewriter.cone.emit import compile_cone
-from ...rewriter.errors import ImageError, ModelError, OptionError
+from ...rewriter.errors import ImageError, ModelError, OptionError, TargetError
 from ...rewriter.load import Source, load
+from ...rewriter.rows import Along
 from ...rewriter.scores import FILL, MASK, Scored, masked_model, score_model, scored
 from ..compiling import Model
 from ..lanes import Progress
@@ -146,6 +147,10 @@ class Prober:
     def base(self) -> Array:
         """The scores of the image itself, (K,)."""
         found: Array = self.scores(self.image)[0]
+        if self.of.softmaxed and len(found) == 1:  # as is only known now
+            raise TargetError(
+                f"{self.of.read.name!r} is a single number and has no softmax; take score='output'"
+            )
         return found
 
     @property
@@ -254,8 +259,11 @@ class Prober:
 
     def _compiled(self, size: tuple[int, int], groups: tuple[int, int]) -> Incremental | None:
         problem = ""
+        place = self.of.graph.rows.place(self.of.read.name)
         if isinstance(self.of.x.shape[0], int) and self.of.x.shape[0] != 1:
             problem = f"its batch is fixed at {self.of.x.shape[0]}"
+        elif place != Along(0):
+            problem = f"samples of {self.of.read.name!r} are not counted along its axis 0"
         else:
             cone = compile_cone(self.of, size, groups)
             nested = cone.nested

@@ -114,7 +114,7 @@ def perform(
     record = {
         "method": technique.name,
         "source": technique.source,
-        "score": prober.asked.score,
+        "score": prober.of.score,
         "classes": list(indices),
         "settings": {key: _plain(value) for key, value in vars(chosen).items()},
         "forwards": prober.forwards - before,

@@ -22,8 +22,8 @@ from ...rewriter.target import Target
 from ...rules.methods_scope import LINEARSCOPE_RESIDUAL
 from ...rules.scope.results import RESIDUAL, RESPONSE, residual
 from ..compiling import Model, compile
-from ..explainer import Explainer, Result
 from ..entering import entered
+from ..explainer import Explainer, Result
 from ..lanes import Progress, choose, parse_bytes, sizes_of
 from .layout import Array, Given, Layout
 
@@ -204,7 +204,7 @@ class System:
 
     def fitting(self, file: Explainer, rows: Mapping[str, Array], most: int) -> int:
         """How many rows, up to `most`, one run of the file can take in the memory that it may use."""
-        sizes = sizes_of(file.model, {**self.feeds, **rows}, frozenset(rows))
+        sizes = sizes_of(file.model, {**self.feeds, **rows}, dict.fromkeys(rows, 0))
         budget = None if self.asked.memory is None else parse_bytes(self.asked.memory)
         return choose(estimate(file.model, PROBES, sizes), most, budget, opened=True).chunk
 

@@ -17,7 +17,7 @@ from ...rewriter.errors import ImageError, TargetError
 from ..describe import Description
 from ..explainer import Result
 from ..images import prepare, to_rgb
-from ..pictures import Explained, cell, class_index, display_of, probabilities, shows_values
+from ..pictures import Explained, cell, class_index, display_of, places_of, probabilities, shows_values
 from ..render import readout
 from .answering import Reply, packed
 from .coding import qualities
@@ -124,11 +124,12 @@ def _classes(
     tensor is no output of the file, or has several values a channel, there are none."""
     if not shows_values(aim):
         return chosen, {"class": {"index": chosen, "label": None, "score": None}, "classes": []}
-    values = np.asarray(result.outputs[aim["output"]][0]).ravel().astype(np.float64)
+    output = np.asarray(result.outputs[aim["output"]])
+    values = output.ravel().astype(np.float64)
     if not np.isfinite(values).all():
         raise ImageError("the model's output holds NaN or infinity on this picture")
     index = int(np.argmax(values)) if chosen < 0 else chosen
-    if values.size != result.outputs[aim["output"]].shape[1]:
+    if len(places_of(output, aim)) > 1:
         return index, {"class": {"index": index, "label": None, "score": float(values[index])}, "classes": []}
     scores = probabilities(values, aim.get("squash"))
     order = np.argsort(-scores, kind="stable")[:TOP]

@@ -112,7 +112,8 @@ class Served:
         tensors = (*self.inputs.values(), *self.outputs.values())
         lead = {tensor.shape[0] if tensor.shape else None for tensor in tensors}
         added = set() if self.card is None else set(self.card.inputs) - {TARGET}
-        return self.rows_free and len(lead) == 1 and isinstance(next(iter(lead)), str) and not added
+        apart = self.card is None or not self.card.target.get("rows")
+        return self.rows_free and len(lead) == 1 and isinstance(next(iter(lead)), str) and not added and apart
 
     @property
     def explainer(self) -> Explainer:

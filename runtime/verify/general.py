@@ -138,7 +138,9 @@ def batch(subject: Subject) -> Outcome:
     worst = 0.0
     for order in ([0, 1, 2], [2, 0, 1]):
         feeds = {key: v[order] if _batched(subject, key) else v for key, v in joint.items()}
-        more = {key: np.concatenate([beside[i][key] for i in order]) for key in beside[0]}
+        more = {
+            key: np.concatenate([beside[i][key] for i in order], subject.row_axis(key)) for key in beside[0]
+        }
         found = _parts(subject.call(feeds, [targets[i] for i in order], **more))
         worst = max(worst, _rowwise(found, [singles[i] for i in order]))
     return within(worst, _same(subject), "three inputs together and alone")
@@ -178,15 +180,17 @@ def _parts(result: Result) -> dict[str, Floats]:
 
 
 def _rowwise(found: Mapping[str, Floats], singles: list[dict[str, Floats]]) -> float:
+    """The rows of each result lie along the first axis on which the single ones add up to it."""
     worst = 0.0
     for key, value in found.items():
-        start = 0
-        for single in singles:
-            rows = len(single[key])
-            worst = max(worst, distance(value[start : start + rows], single[key]))
-            start += rows
-        if start != len(value):
+        parts = [single[key] for single in singles]
+        grown = [i for i, size in enumerate(value.shape) if size == sum(part.shape[i] for part in parts)]
+        if not grown or any(part.ndim != value.ndim for part in parts):
             return float("inf")
+        axis = grown[0]
+        ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
+        pairs = zip(np.split(value, ends, axis), parts, strict=True)
+        worst = max(worst, *(distance(mine, part) for mine, part in pairs))
     return worst
 
 

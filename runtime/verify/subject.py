@@ -213,7 +213,26 @@ class Subject:
         """A random one, of the shape of the explained tensor."""
         z = self.tensor(case.feeds)
         shape = (self.probes_fixed or len(z), *z.shape[1:])
-        return np.random.default_rng(self.seed + 1).standard_normal(shape).astype(z.dtype)
+        values = np.random.default_rng(self.seed + 1).standard_normal(shape).astype(z.dtype)
+        axis = self._head_axis
+        return values if axis == 0 else values[0] if axis is None else np.moveaxis(values, 0, axis)
+
+    @property
+    def _head_axis(self) -> int | None:
+        """Which axis of the explained tensor counts samples; None where it is of one sample."""
+        located = self.card.target.get("rows") or {"axis": 0, "each": 1, "whole": False}
+        if located["whole"] or (located["axis"] is not None and located["each"] != 1):
+            raise NotApplicable("no axis of the input and the explained tensor counts samples one by one")
+        return located["axis"]  # type: ignore[no-any-return]
+
+    def row_axis(self, name: str) -> int:
+        """Which axis of an input that the explanation adds counts samples."""
+        return (self._head_axis or 0) if name == "cotangent" else 0
+
+    def _front(self, z: Array) -> Array:
+        """The explained tensor, or a cotangent of it, with its samples along axis 0."""
+        axis = self._head_axis
+        return z if axis == 0 else z[None] if axis is None else np.moveaxis(z, axis, 0)
 
     def shoot(self, case: Case, target: int = -1, **more: Any) -> Shot:
         """Run the file and read the explained tensor with it."""
@@ -228,12 +247,13 @@ class Subject:
 
     def _flat(self, tensor: Array) -> Floats:
         inner = loop_of(self.model) is not None and self._probe[1] != self.head
-        values = np.asarray(tensor[0] if inner else tensor, np.float64)
+        values = self._front(np.asarray(tensor[0] if inner else tensor, np.float64))
         return values.reshape(len(values), -1)
 
     def _start(self, z: Floats, target: int, cotangent: Array | None) -> Floats:
         if cotangent is not None:
-            return np.asarray(cotangent, np.float64).reshape(len(cotangent), -1)
+            values = self._front(np.asarray(cotangent, np.float64))
+            return values.reshape(len(values), -1)
         top, aim = z.argmax(axis=1), self.aim
         wanted = {"input": [target], "top": [-1]}.get(aim) if isinstance(aim, str) else None
         classes = wanted or (aim if isinstance(aim, list) else [int(aim)])
@@ -243,27 +263,32 @@ class Subject:
         return hot
 
     def tensor(self, feeds: Mapping[str, Array]) -> Array:
-        """The explained tensor as the file computes it."""
+        """The explained tensor as the file computes it, samples along axis 0."""
         values = self._values
         if not isinstance(values, Explainer):
             wanted = {node.name for node in values.get_inputs()}
             extra = wanted - set(feeds)
             if extra:
                 raise NotApplicable(f"the explained tensor depends on {', '.join(sorted(extra))}")
-            return next(iter(run(values, {n: v for n, v in feeds.items() if n in wanted}).values()))
+            found = run(values, {n: v for n, v in feeds.items() if n in wanted})
+            return self._front(next(iter(found.values())))
         more = {name: value[:1] if name.startswith("noise") else value for name, value in self.more.items()}
         if self.aim == "cotangent":
             more["cotangent"] = self._unit(values, feeds)
         name = self._probe[1]
         outputs = self._ask(values, feeds, -1, more).outputs[name]
-        return np.asarray(outputs if name == self.head else outputs[0])
+        return self._front(np.asarray(outputs if name == self.head else outputs[0]))
 
     def _unit(self, explainer: Explainer, feeds: Mapping[str, Array]) -> Array:
         """Any cotangent: the explained tensor does not depend on it, but the file wants one."""
         declared = next(value for value in self.model.graph.input if value.name == "cotangent")
         kind = tensor_type(declared)
         rows = self.probes_fixed or len(feeds[self.explained[0]])
-        sizes = [rows, *(dim if isinstance(dim, int) else 1 for dim in (kind.shape or ())[1:])]
+        at = self._head_axis
+        sizes = [
+            rows if axis == at else dim if isinstance(dim, int) else 1
+            for axis, dim in enumerate(kind.shape or ())
+        ]
         return np.ones(sizes, kind.dtype)
 
     def values(self, feeds: Mapping[str, Array], points: Mapping[str, Array]) -> Floats:

@@ -192,7 +192,7 @@ def _sampled(
     model.graph.output.extend(finish(loop.g, results, _taken(stage, begin), request.provider))
     append(model.graph, stage.graph, loop.g.nodes)
     model.graph.input.extend(declared(value) for value in (*added, *stage.inputs))
-    return model, spelling(stage.g, request.provider).renamed(loop.renamed)
+    return model, spelling(stage.g, request.provider).renamed(loop.renamed, loop.rows)
 
 
 def _maps(stage: Stage, method: Method, target: Target) -> tuple[Start, list[list[Value]]]:

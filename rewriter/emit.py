@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from .graph import Graph, Node, Value, is_value, operator, parameter, variable
 
@@ -92,6 +92,14 @@ class Emit:
     def zeros(self, like: Value, *shape: Value) -> Value:
         """Zeros of the floating-point type of `like`; shape: 1-D int64 pieces, in order."""
         return self.Expand(self.number(0.0, like), self.join(*shape))
+
+    def scattered(self, op: str, updates: Value, index: Value, *shape: Value, **attrs: Any) -> Value:
+        """Updates added up in zeros at an index, by ScatterElements or ScatterND. shape: as of `zeros`. Half precision
+        adds in float32: the CPU has no half kernel that adds, and fewer digits get lost."""
+        if updates.dtype != np.float16:
+            return self.op(op, self.zeros(updates, *shape), index, updates, reduction="add", **attrs)
+        wide = self.Cast(updates, to=int(TensorProto.FLOAT))
+        return self.cast(self.scattered(op, wide, index, *shape, **attrs), updates)
 
     def join(self, *parts: Value) -> Value:
         """1-D pieces end to end."""

@@ -15,6 +15,7 @@ from .draft import Dim, Draft, captured, draft
 from .errors import ModelError
 from .passes.batch import free_batch, leading_names
 from .passes.canonical import drop_identities, explicit_windows
+from .passes.ceil import settle_ceil
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
@@ -117,6 +118,9 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     forget_unknown(work)
     _check(work)
     inline(work)
+    settle_ceil(
+        work
+    )  # before shape inference writes sizes down, and again once constants and sizes are known
     lift(work)
     wanted = leading_names(work, shapes or {})
     if shapes:
@@ -124,6 +128,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     fold(work)
     vet_shapes(work)
     cast_first(work)
+    settle_ceil(work)
     drop_identities(work)
     drop_unread(work)
     free_batch(work, wanted)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .draft import captured, rename_inputs
+from .draft import Dim, captured, rename_inputs
 from .emit import Emit
 from .graph import LOOP, Value, append, declared, variable
 from .passes.shapes import tensor_type
@@ -211,12 +211,17 @@ class Loop:
         """The stated types, under another name for the rows: a trip has not as many as the input."""
         found = [*self.inner.model.graph.value_info]
         found += [declared(variable(entering[x.name].name, x.dtype, x.shape)) for x in self.batched]
-        rows = self.stage.wrt[0].shape[0]
         for value in found:
             lead = value.type.tensor_type.shape.dim[0]
-            if isinstance(rows, str) and lead.dim_param == rows:
-                lead.dim_param = self._name("rows")
+            if lead.dim_param in self.rows:
+                lead.dim_param = self.rows[lead.dim_param]
         return found
+
+    @property
+    def rows(self) -> dict[Dim, str]:
+        """What the rows of x are called in the body."""
+        rows = self.stage.wrt[0].shape[0]
+        return {rows: self._name("rows")} if isinstance(rows, str) else {}
 
     def _samples(self, x: Value, k: Value, first: Value, width: Value) -> Value:
         """The rows of one trip: on trip 0 x itself, later the samples k; an input that is not explained is

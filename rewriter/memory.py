@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from .draft import Draft, captured, heavy
 from .errors import OptionError
 from .passes.constants import fold, fold_sizes
-from .passes.shapes import TensorType, infer, set_shape, tensor_type
+from .passes.shapes import UNKNOWN, TensorType, infer, set_shape, tensor_type
 
 SAMPLED = frozenset({("noise", "samples"), ("references", "M")})
 """Inputs (and their first axis) that hold samples and not rows; 64 of them are assumed, the most that a trip takes."""
@@ -364,7 +364,7 @@ def body_of(
             weights[name] = work.weights[name]
         elif name in light:
             model.graph.initializer.append(light[name])
-        elif name in types:
+        elif types.get(name, UNKNOWN) != UNKNOWN:
             model.graph.input.append(_info(name, types[name]))
     return Draft(model, weights)
 
@@ -375,7 +375,7 @@ def _states(
     """What a loop carries: of the type that enters it first. A scalar may be what a sum starts with: its shape is left
     open."""
     for x, name in zip(inside, outside, strict=False):
-        own, first = tensor_type(x), types.get(name, TensorType(None, None))
+        own, first = tensor_type(x), types.get(name, UNKNOWN)
         shape = own.shape if own.shape is not None else first.shape or None
         yield _info(x.name, TensorType(own.dtype if own.dtype is not None else first.dtype, shape))
 

@@ -44,12 +44,12 @@ class Spelling:
     """Of the file's nodes as they were written. A file that somebody has changed since is run as it lies: its
     primitives may not be what the metadata says any more."""
 
-    def renamed(self, names: Mapping[str, str]) -> Spelling:
-        """For nodes that moved into a loop, where some tensors have other names."""
+    def renamed(self, names: Mapping[str, str], rows: Mapping[Dim, str]) -> Spelling:
+        """For nodes that moved into a loop, where some tensors and the rows of a trip have other names."""
         moved = [
             {**entry, "inputs": [names.get(name, name) for name in entry["inputs"]]} for entry in self.entries
         ]
-        return Spelling(self.provider, self.lead, moved)
+        return Spelling(self.provider, rows.get(self.lead, self.lead), moved)
 
     def stamp(self, model: onnx.ModelProto) -> None:
         """Write it into the metadata of the model, whose nodes are final."""

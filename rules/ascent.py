@@ -60,10 +60,11 @@ class _Plan:
 def ascend(stage: Stage, target: Target) -> list[Result]:
     """From the model's input x as the first image, `steps` times
 
-        x ← x + η / ‖g‖ (g - 2 λ x),  g = ∂a / ∂x        (step="plain": without ‖g‖)
+        x ← x + η (g / ‖g‖ - 2 λ x),  g = ∂a / ∂x         (step="plain": without ‖g‖)
         x ← p x / ‖x‖                                      (norm=p > 0)
 
-    Gu 2017 Eq. 2 and 1; lengths are those of a sample, and one of 0 is not divided by. -> `maximised` of x's shape,
+    Gu 2017 Eq. 2 and 1; lengths are those of a sample, and one of 0 is not divided by. The decay is not divided by ‖g‖:
+    where the unit is nearly flat it would grow without bound, and x with it. -> `maximised` of x's shape,
     `maximised_score` a (rows, 1) at it, `maximised_history` (rows, steps + 1), the scores from the first image to the
     last. The unit a is an element of the head; target -1 is the top one of the first image. "cotangent": K weighted
     sums of units, from one image or from K.
@@ -120,9 +121,9 @@ def _flat(g: Emit, v: Value) -> Value:
 def _stepped(stage: Stage, image: Value, back: Value) -> Value:
     g, options = stage.g, stage.options
     eta, decay, norm = (float(options[key]) for key in ("eta", "decay", "norm"))
-    uphill = g.Sub(back, g.Mul(image, 2.0 * decay)) if decay else back
-    if options["step"] == "unit":
-        uphill = g.Div(uphill, _length(g, back, image))
+    uphill = g.Div(back, _length(g, back, image)) if options["step"] == "unit" else back
+    if decay:
+        uphill = g.Sub(uphill, g.Mul(image, 2.0 * decay))
     after = g.Add(image, g.Mul(uphill, eta))
     if norm:
         after = g.Mul(after, g.Div(norm, _length(g, after, image)))

@@ -171,12 +171,11 @@ class Take:
         before = [g.Shape(ct, start=0, end=axis)] if axis else []
         behind = [g.Shape(ct, start=axis + self.depth)]
         updates = g.Reshape(ct, g.join(*before, g.Shape(flat), *behind)) if self.depth != 1 else ct
-        zeros = g.zeros(ct, *before, self.size, *behind)
         # The column of indices is aligned with `axis`: every axis behind it gets size 1.
         ones = g.Expand(g.scalar(1), g.Shape(behind[0]))
         column = g.Reshape(flat, g.join(g.ints(-1), ones))
         index = g.Expand(column, g.Shape(updates))
-        return g.ScatterElements(zeros, index, updates, axis=axis, reduction="add")
+        return g.scattered("ScatterElements", updates, index, *before, self.size, *behind, axis=axis)
 
 
 @dataclass(frozen=True)
@@ -193,8 +192,7 @@ class TakeElements:
 
     def pull(self, g: Emit, ct: Value) -> Value:
         """`size`: sizes of all axes of x but the first, 1-D int64."""
-        zeros = g.zeros(ct, g.rows(ct), self.size)
-        return g.ScatterElements(zeros, self._index(g, ct), ct, axis=self.axis, reduction="add")
+        return g.scattered("ScatterElements", ct, self._index(g, ct), g.rows(ct), self.size, axis=self.axis)
 
     def _index(self, g: Emit, rows: Value) -> Value:
         ones = [g.ints(*[1] * (self.rank - 1))] if self.rank > 1 else []
@@ -212,8 +210,7 @@ class TakeND:
         return g.GatherND(t, self.index)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        zeros = g.zeros(ct, g.Shape(self.x))
-        return g.ScatterND(zeros, self.index, ct, reduction="add")
+        return g.scattered("ScatterND", ct, self.index, g.Shape(self.x))
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,7 @@ def winner_put(g: Emit, node: Node) -> Value:
     index, size = _winners(g, x, y, node.attrs)
     flat = g.Reshape(ct, g.join(g.ints(-1), _size(g, y)))
     rows = g.Expand(index, g.join(g.rows(ct), g.ints(1)))
-    zeros = g.zeros(ct, g.rows(ct), size)
-    return g.shaped(g.ScatterElements(zeros, rows, flat, axis=1, reduction="add"), x)
+    return g.shaped(g.scattered("ScatterElements", flat, rows, g.rows(ct), size, axis=1), x)
 
 
 def _winners(g: Emit, x: Value, y: Value, window: dict[str, Any]) -> tuple[Value, Value]:

@@ -36,7 +36,11 @@ def quotient(g: Emit, node: Node) -> Value:
 
 
 def _softsign(g: Emit, v: Value, factor: float) -> Value:
-    """f v / (1 + |f v|); of float16 in float32, where 1 / ε has room."""
+    """f v / (1 + |f v|); of float16 in float32, where 1 / ε has room. onnxruntime has no Softsign of doubles from opset
+    19 on, so that is spelt out."""
+    if v.dtype == np.float64:
+        scaled = g.Mul(v, factor)
+        return g.Div(scaled, g.Add(g.Abs(scaled), 1.0))
     if v.dtype != np.float16:
         return g.Softsign(g.Mul(v, factor))
     return g.cast(g.Softsign(g.Mul(g.Cast(v, to=int(onnx.TensorProto.FLOAT)), factor)), v)

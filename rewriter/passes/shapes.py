@@ -21,9 +21,13 @@ class TensorType:
     shape: tuple[Dim, ...] | None
 
 
+UNKNOWN = TensorType(None, None)
+
+
 def infer(draft: Draft, *, strict: bool = False, trusting: bool = False) -> dict[str, TensorType]:
-    """Type of every tensor: what onnx's shape inference proves, completed by what the file declares. trusting: what it
-    declares counts as proven, for a file that this package wrote."""
+    """Type of every tensor: what onnx's shape inference proves, completed by what the file declares; UNKNOWN for what
+    an operator of another domain makes, if nothing declares it. trusting: what it declares counts as proven, for a
+    file that this package wrote."""
     model = draft.closed()
     declared = {value.name: tensor_type(value) for value in (*model.graph.value_info, *model.graph.output)}
     if not trusting:
@@ -42,7 +46,8 @@ def infer(draft: Draft, *, strict: bool = False, trusting: bool = False) -> dict
     types = {value.name: tensor_type(value) for value in (*graph.value_info, *graph.output, *graph.input)}
     for tensor in graph.initializer:
         types[tensor.name] = TensorType(_dtype(tensor.data_type), tuple(tensor.dims))
-    return types | {name: _complete(types.get(name), known) for name, known in declared.items()}
+    types |= {name: _complete(types.get(name), known) for name, known in declared.items()}
+    return {name: UNKNOWN for node in graph.node for name in node.output if name} | types
 
 
 def _complete(found: TensorType | None, declared: TensorType) -> TensorType:

@@ -38,7 +38,7 @@ Unit: TypeAlias = int | Sequence[int]
 class Ascent:
     """How to climb. With g = ∂a / ∂x a step is, in this order,
 
-        x ← x + η (g - 2 λ x)                    eta, decay; unit: η / ‖g‖ in place of η
+        x ← x + η (g - 2 λ x)                    eta, decay; unit: g / ‖g‖ in place of g
         x ← p x / ‖x‖                            norm (0: off)
         x ← (1 - θ) x                            shrink
         x ← Gaussian blur of x, every T steps     blur (σ in pixels, 0: off), every
@@ -245,8 +245,8 @@ def _climbed(climber: _Climber, s: Ascent, x: npt.NDArray[Any], tell: Progress |
 
 def _stepped(x: Floats, g: Floats, s: Ascent, step: int, of: Scored) -> Floats:
     """One step of `Ascent`."""
-    eta = s.eta / _length(g) if s.unit else s.eta
-    x = x + eta * (g - 2 * s.decay * x)
+    uphill = g / _length(g) if s.unit else g  # the decay is not divided: near a flat unit x would grow without bound
+    x = x + s.eta * (uphill - 2 * s.decay * x)
     if s.norm:
         x = s.norm * x / _length(x)
     x = (1 - s.shrink) * x

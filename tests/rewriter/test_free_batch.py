@@ -8,9 +8,10 @@ from onnx import numpy_helper
 
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rewriter.draft import draft
+from onnxplain.rewriter.errors import TargetError, UnsupportedError
 from onnxplain.rewriter.passes.batch import free_batch
 from onnxplain.rewriter.passes.constants import fold
-from onnxplain.rewriter.passes.shapes import infer
+from onnxplain.rewriter.passes.shapes import UNKNOWN, infer
 from onnxplain.rules.registry import find
 
 from .nets import drafted, floats, net, run, sealed, unchanged
@@ -155,3 +156,20 @@ def test_other_batches_are_left_alone(shape: str) -> None:
     free_batch(work)
     assert work.graph.SerializeToString(deterministic=True) == before
     assert not work.notes
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("last", ["Reshape(t, s)", "Add(Shape(t), s)", "Resize(t, , , s)"])
+def test_types_that_nobody_knows(last: str, opset: int) -> None:
+    """A fused operator of onnxruntime makes a tensor of no known type: the error names the operator."""
+    kind = "int64" if last.startswith("Add") else "float"
+    text = f"g (float[1,6] x) => ({kind}[1,6] y) <int64[2] s = {{1, 6}}> {{ t = com.microsoft.QuickGelu(x) "
+    if kind == "int64":
+        text += "h = Shape(t) y = Add(h, s) }"
+    else:
+        text += f"y = {last} }}"
+    model = net(text, opset, more='"com.microsoft" : 1')
+    known = infer(draft(model))
+    assert known["t"] == UNKNOWN
+    with pytest.raises((UnsupportedError, TargetError), match=r"QuickGelu|floating-point|rank"):
+        compile_model(model, find("saliency"), Request(target="top"))

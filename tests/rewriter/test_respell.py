@@ -19,7 +19,7 @@ from onnxplain.rewriter.passes.lower import TABLES
 from onnxplain.rewriter.respell import KEY, read_spelling, respell
 from onnxplain.rules.registry import find
 
-from .nets import floats
+from .nets import floats, net
 from .test_blocked import quiet
 
 NETS = {
@@ -157,3 +157,47 @@ def test_every_primitive_is_noted() -> None:
     found = read_spelling(emitted("vgg", "saliency"))
     assert found is not None
     assert {entry["op"] for entry in found.entries} == {"StepMask", "DataGradient", "WinnerPut"}
+
+
+STRIDED = {
+    "pointwise": ("float[3,2,1,1]", "c = Conv <strides = [2, 2]> (x, w)"),
+    "along one axis": ("float[3,2,1,1]", "c = Conv <strides = [2, 1]> (x, w)"),
+    "depthwise": ("float[2,1,3,3]", "c = Conv <strides = [2, 2], group = 2, pads = [1, 1, 1, 1]> (x, w)"),
+    "pools": (
+        "float[3,2,1,1]",
+        "a = Conv(x, w) b = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (a) c = GlobalAveragePool(b)",
+    ),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("method", ["integrated-gradients", "smoothgrad", "smoothgrad-squared", "vargrad"])
+@pytest.mark.parametrize("net_", STRIDED)
+def test_a_trip_has_rows_of_its_own(net_: str, method: str, rows: int) -> None:
+    """The blocked forms state the types of tensors. In a loop these have the rows of its lanes, not those of x: with
+    the name of the latter onnxruntime wrote several lanes into the memory of one."""
+    kind, nodes = STRIDED[net_]
+    body = f"g (float[N,2,8,8] x) => (float[N,M] y) <{kind} w> {{ {nodes} t = Tanh(c) y = Flatten(t) }}"
+    model = net(body.replace(f"<{kind} w>", f"<{kind} w = {{{_numbers(kind)}}}>"))
+    options = {"integrated-gradients": {"steps": 7}}.get(method, {"samples": 7})
+    before = compile_model(model, find(method), Request(target=1, options=options))[0]
+    after = respell(before, "cpu")
+    assert after is not before
+    feeds = {"x": floats(rows, 2, 8, 8)}
+    if "noise" in {value.name for value in before.graph.input}:
+        feeds["noise"] = floats(7, 2, 8, 8, seed=1)
+    for pattern in (True, False):
+        settings = quiet()
+        settings.enable_mem_pattern = pattern
+        want, got = (
+            ort.InferenceSession(m.SerializeToString(), settings).run(["attribution"], feeds)[0]
+            for m in (before, after)
+        )
+        assert np.abs(want).max() > 0
+        assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def _numbers(kind: str) -> str:
+    """Weights of a type, as ONNX text has them."""
+    sizes = [int(size) for size in kind[6:-1].split(",")]
+    return ",".join(f"{v:.4f}" for v in floats(*sizes, seed=4).ravel())

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxplain
 from onnxplain import OptionError, TargetError, UnsupportedError
 from onnxplain.rewriter.compile import Request, compile_model
 from onnxplain.rules.registry import find
+from onnxplain.runtime.perturb.maximise import Ascent, maximise
 from tests.runtime.perturb.masking import CONVOLUTIONAL, GOLDEN, close, stored
 from tests.runtime.small import WEIGHT, gradient, model_of, picture
 
@@ -290,7 +291,22 @@ def test_a_linear_unit_on_the_sphere_and_with_decay() -> None:
     ridge = climbed(decay=0.5, eta=0.2, step="plain", steps=100)["maximised"]
     np.testing.assert_allclose(ridge, w / (2 * 0.5), atol=1e-5)  # 0.8^100 of the way is left
     unit = climbed(decay=0.5, eta=0.2, steps=1)["maximised"]
-    np.testing.assert_allclose(unit, X + 0.2 / np.linalg.norm(w) * (w - 2 * 0.5 * X), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(unit, X + 0.2 * (w / np.linalg.norm(w) - X), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-6, 5e-3, 1.0, 1e4])
+def test_the_ascent_does_not_depend_on_how_steep_the_unit_is(size: float) -> None:
+    """a = s <w, x>: x goes to w / (2 λ ‖w‖) for every s. With a decay that is divided by ‖g‖ it ran to infinity."""
+    w = np.array([[0.6], [0.8]], np.float32)
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["scores"])], {"x": ["N", 2]}, {"scores": ["N", 1]}
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(size) * w, "w"))
+    x = np.array([[1.0, -1.0]], np.float32)
+    image = onnxplain.compile(model, ASCENT, target=0, decay=0.05, threads=1)(x).results["maximised"]
+    np.testing.assert_allclose(image, 10 * w.T, rtol=1e-4)  # 0.9^200 of the way is left
+    own = maximise(model, 0, x, ascent=Ascent(decay=0.05, blur=0.0), threads=1)
+    np.testing.assert_allclose(own.image, image, rtol=1e-5)
 
 
 def test_the_history_is_that_of_every_image() -> None:

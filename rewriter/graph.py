@@ -17,6 +17,7 @@ from .passes.batch import free_batch
 from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
+from .passes.operands import vet_operands
 from .passes.opset import lift
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
@@ -121,6 +122,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     types = infer(work)
     if fold_sizes(work, types):
         types = infer(work)
+    vet_operands(work, types)
     explicit_windows(work, types)
     del work.graph.value_info[:]
     return link(work, types)

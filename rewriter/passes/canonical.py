@@ -49,7 +49,7 @@ def _vet_window(node: onnx.NodeProto, kernel: list[int], strides: list[int], dil
     fits = (
         len(strides) == len(dilations) == rank and len(_ints(given.get("pads", [0] * 2 * rank))) == 2 * rank
     )
-    if not fits or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+    if not fits or not rank or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
         raise ModelError(
             f"{node.op_type} at {node.name or node.output[0]!r}: kernel_shape, strides, pads, dilations and group "
             "do not describe a window; export the model again"
@@ -90,6 +90,11 @@ def _pads(
     if mode == "VALID":
         return [0] * 2 * rank
     shape = (types.get(node.input[0]) or TensorType(None, None)).shape or (None,) * (rank + 2)
+    if len(shape) != rank + 2:
+        raise ModelError(
+            f"{node.op_type} at {node.name or node.output[0]!r}: a window of {rank} axes over a tensor of {len(shape)}; "
+            "export the model again"
+        )
     totals: list[int] = []
     for size, extent, stride in zip(shape[2:], effective, strides, strict=True):
         if isinstance(size, int):

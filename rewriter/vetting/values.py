@@ -1,0 +1,53 @@
+"""What a file declares of inputs, outputs and tensors in between: types that exist, shapes that can be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto
+
+from ..errors import ModelError
+from .tensors import MAX_RANK, MAX_SIZE, TYPES, countable
+from .walk import all_graphs
+
+
+def vet_values(model: onnx.ModelProto) -> None:
+    """ModelError naming the first value whose declared type or shape nothing can have."""
+    for graph in all_graphs(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            _vet_type(value.name, value.type)
+    for function in model.functions:
+        for value in function.value_info:
+            _vet_type(value.name, value.type)
+
+
+def _vet_type(name: str, declared: onnx.TypeProto) -> None:
+    for tensor in _tensor_types(declared):
+        if tensor.elem_type not in TYPES and tensor.elem_type != TensorProto.UNDEFINED:
+            raise ModelError(
+                f"{name!r} is declared of the element type {tensor.elem_type}, which ONNX does not have: the file is "
+                "damaged, or newer than the installed onnx"
+            )
+        # A negative size is how some exporters write one that is free.
+        sizes = [max(0, dim.dim_value) for dim in tensor.shape.dim]
+        if not countable(sizes):
+            raise ModelError(
+                f"{name!r} is declared with {len(sizes)} axes and a size that nothing can hold (at most {MAX_RANK} "
+                f"axes, 2^{MAX_SIZE.bit_length() - 1} elements); export the model again"
+            )
+
+
+def _tensor_types(declared: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
+    """The tensors of a type: itself, or what its sequence, optional or map holds."""
+    kind = declared.WhichOneof("value")
+    if kind == "tensor_type":
+        yield declared.tensor_type
+    elif kind == "sparse_tensor_type":
+        yield onnx.TypeProto.Tensor(
+            elem_type=declared.sparse_tensor_type.elem_type, shape=declared.sparse_tensor_type.shape
+        )
+    elif kind in ("sequence_type", "optional_type"):
+        yield from _tensor_types(getattr(declared, kind).elem_type)
+    elif kind == "map_type":
+        yield from _tensor_types(declared.map_type.value_type)

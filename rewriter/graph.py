@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
-from .draft import Dim, Draft, captured, draft
+from .draft import Dim, Draft, captured, draft, make_attribute
 from .errors import ModelError
 from .passes.batch import free_batch
 from .passes.canonical import drop_identities, explicit_windows
@@ -177,7 +177,7 @@ def proto(node: Node) -> onnx.NodeProto:
     made = helper.make_node(
         node.op, [x.name for x in node.inputs], [y.name for y in node.outputs], node.name, domain=node.domain
     )
-    made.attribute.extend(helper.make_attribute(key, value) for key, value in node.attrs.items())
+    made.attribute.extend(make_attribute(key, value) for key, value in node.attrs.items())
     return made
 
 

@@ -19,6 +19,8 @@ from ..vetting.tensors import MAX_RANK, countable
 from ..vetting.walk import where
 from .shapes import TensorType
 
+_SCALAR = frozenset({"CumSum", "Trilu", "TopK"})
+
 _WIDE = 2**62
 """Ends of slices are written as the largest integer; everything else is far below."""
 
@@ -35,8 +37,10 @@ class _Operands:
         return i < len(self.node.input) and bool(self.node.input[i])
 
     def __call__(self, i: int) -> np.ndarray | None:
-        """Input i, flat; None where it is omitted, or not known."""
+        """Input i, flat; None where it is omitted, or not known. Raises ValueError where it is no list."""
         array = self.known.get(self.node.input[i]) if self.given(i) else None
+        if array is not None and array.ndim != 1 and (array.ndim or self.node.op_type not in _SCALAR):
+            raise ValueError(f"its input {i} must be a list of numbers, and has {array.ndim} axes")
         return None if array is None else array.ravel()
 
     def fit(self, i: int, count: int | None, *, empty: bool = False) -> bool:
@@ -173,9 +177,6 @@ _CHECKS: Mapping[str, Callable[[_Operands], str]] = {
     "TopK": _single,
     "Trilu": _single,
     "Split": _pieces,
-    **{
-        f"Reduce{kind}": _reduce
-        for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
-    },
+    **{f"Reduce{kind}": _reduce for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()},
     "Squeeze": _reduce,
 }

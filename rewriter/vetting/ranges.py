@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,10 +50,16 @@ _WORDS: Mapping[tuple[str, str], frozenset[str]] = {
 }
 
 
+_EQUATION = re.compile("{0}(,{0})*(->{0})?".format(r"[A-Za-z]*(\.\.\.[A-Za-z]*)?"))
+"""Of an Einsum; onnx's shape inference does not come to an end over some other characters."""
+
+
 def fault(op: str, name: str, value: Any) -> str:
     """What is wrong with the value of a standard operator's attribute; '' where nothing is."""
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
     if isinstance(value, bytes):
+        if (op, name) == ("Einsum", "equation") and not _EQUATION.fullmatch(value.decode().replace(" ", "")):
+            return f"the equation {value[:40]!r} is none"
         words = _WORDS.get((op, name))
         text = value.decode()
         return (
@@ -74,6 +81,6 @@ def fault(op: str, name: str, value: Any) -> str:
         return f"{name} is {values[:8]}; a tensor has at most {MAX_RANK} axes"
     if name in _WIDTHS and not all(-_WIDE < v < _WIDE for v in values):
         return f"{name} is {values[:8]}; each must be below 2^31"
-    if name in _TYPES and values[0] not in TYPES:
-        return f"{name} is {values[0]}, which is no element type of ONNX"
+    if name in _TYPES and not TYPES.issuperset(values):
+        return f"{name} is {value}, which is no element type of ONNX"
     return ""

@@ -1,4 +1,5 @@
-"""Text in ONNX is UTF-8. Protobuf's parser lets other bytes in, and every later reader trips over them."""
+"""Text in ONNX is UTF-8. Protobuf's parser lets other bytes in, and every later reader trips over them; what is written
+in C reads a name up to its first NUL."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ from ..errors import ModelError
 
 
 def vet_text(message: Message) -> None:
-    """ModelError where a text of the message, or of one inside it, is not UTF-8."""
+    """ModelError where a text of the message, or of one inside it, is not UTF-8, and for names with a NUL in them."""
     if not all(_readable(text) for text in _texts(message)):
         kind = type(message).__name__
-        raise ModelError(f"text of a {kind} is not UTF-8: the file is damaged; export it again")
+        raise ModelError(
+            f"text of a {kind} is not UTF-8, or has a NUL in it: the file is damaged; export it again"
+        )
     if isinstance(message, TensorProto):
         return
     for field, value in message.ListFields():
@@ -38,7 +41,9 @@ def _texts(message: Message) -> Iterable[str | bytes]:
 
 
 def _readable(text: str | bytes) -> bool:
-    if isinstance(text, bytes):
+    if isinstance(text, str):
+        return "\0" not in text
+    if text:
         try:
             text.decode()
         except UnicodeDecodeError:

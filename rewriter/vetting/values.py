@@ -13,7 +13,11 @@ from .walk import all_graphs
 
 
 def vet_values(model: onnx.ModelProto) -> None:
-    """ModelError naming the first value whose declared type or shape nothing can have."""
+    """ModelError naming the first value whose declared type or shape nothing can have. In place: a negative size, which
+    is how some exporters write one that is free, is left out, for onnx's C++ computes with it."""
+    for value in model.graph.input:
+        if any(tensor.elem_type == TensorProto.UNDEFINED for tensor in _tensor_types(value.type)):
+            raise ModelError(f"input {value.name!r} has no element type; export the model again")
     for graph in all_graphs(model):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _vet_type(value.name, value.type)
@@ -29,8 +33,10 @@ def _vet_type(name: str, declared: onnx.TypeProto) -> None:
                 f"{name!r} is declared of the element type {tensor.elem_type}, which ONNX does not have: the file is "
                 "damaged, or newer than the installed onnx"
             )
-        # A negative size is how some exporters write one that is free.
-        sizes = [max(0, dim.dim_value) for dim in tensor.shape.dim]
+        for dim in tensor.shape.dim:
+            if dim.dim_value < 0:
+                dim.ClearField("dim_value")
+        sizes = [dim.dim_value for dim in tensor.shape.dim]
         if not countable(sizes):
             raise ModelError(
                 f"{name!r} is declared with {len(sizes)} axes and a size that nothing can hold (at most {MAX_RANK} "

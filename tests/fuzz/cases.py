@@ -13,7 +13,7 @@ import onnx
 import onnxplain
 from onnxplain import ExplainError
 from tests.fuzz.mutate import mutated
-from tests.fuzz.seeds import sound_models
+from tests.fuzz.seeds import operator_models, sound_models
 
 METHODS = (
     "saliency",
@@ -29,9 +29,21 @@ METHODS = (
 
 def bytes_of(kind: str, number: int) -> bytes:
     """The damaged file of a case."""
-    draw = np.random.default_rng([number, len(kind)])
-    seeds = _emitted() if kind == "emitted" else list(sound_models().values())
-    return mutated(seeds[int(draw.integers(0, len(seeds)))], draw)
+    draw = np.random.default_rng([number, *kind.encode()])
+    if kind == "emitted":
+        seeds = _emitted()
+    else:
+        seeds = operator_models() if kind.endswith("operator") else list(sound_models().values())
+    seed = seeds[int(draw.integers(0, len(seeds)))]
+    return mutated(_explained(seed) if kind == "emitted-operator" else seed, draw)
+
+
+def _explained(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Its saliency; the model itself where there is none."""
+    try:
+        return onnxplain.compile(model, target="top").model
+    except ExplainError:
+        return model
 
 
 @cache
@@ -54,6 +66,12 @@ def damaged_source(number: int) -> str:
     return _outcome(lambda: onnxplain.compile(bytes_of("source", number), method))
 
 
+def damaged_operator(number: int) -> str:
+    """Compile one of onnx's node tests, damaged, and open what came out."""
+    method = METHODS[number % len(METHODS)]
+    return _outcome(lambda: onnxplain.compile(bytes_of("operator", number), method).session)
+
+
 def opened_source(number: int) -> str:
     """The same, and onnxruntime opens what came out."""
     method = METHODS[number % len(METHODS)]
@@ -63,6 +81,11 @@ def opened_source(number: int) -> str:
 def damaged_emitted(number: int) -> str:
     """Open a damaged explanation, and make a session of it."""
     return _outcome(lambda: onnxplain.load(bytes_of("emitted", number)).session)
+
+
+def damaged_emitted_operator(number: int) -> str:
+    """The same of an explanation of one of onnx's node tests."""
+    return _outcome(lambda: onnxplain.load(bytes_of("emitted-operator", number)).session)
 
 
 def _outcome(act: Callable[[], Any]) -> str:
@@ -78,5 +101,7 @@ def _outcome(act: Callable[[], Any]) -> str:
 KINDS: dict[str, Callable[[int], str]] = {
     "source": damaged_source,
     "session": opened_source,
+    "operator": damaged_operator,
     "emitted": damaged_emitted,
+    "emitted-operator": damaged_emitted_operator,
 }

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.rewriter.nets import net
+from tests.rules.node_cases import load_cases
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden"
 IMAGE = "g (float[N,2,6,6] x) => (float[N,M] y)"
@@ -97,6 +98,30 @@ def sound_models() -> dict[str, onnx.ModelProto]:
         ir=4,
     )
     found["sparse"] = _sparse()
+    return found
+
+
+LARGE = 8192
+"""Bytes of a model above which damage would mostly meet weights."""
+
+
+@cache
+def operator_models() -> list[onnx.ModelProto]:
+    """onnx's node tests, each twice: its operands as inputs, and as initializers where they are known."""
+    found = []
+    for case in load_cases():
+        fed = onnx.ModelProto()
+        fed.CopyFrom(case.model)
+        stored = onnx.ModelProto()
+        stored.CopyFrom(fed)
+        values = list(zip(fed.graph.input, case.inputs, strict=False))[1:]
+        for value, data in values:
+            if isinstance(data, np.ndarray) and data.dtype.kind in "fiub":
+                stored.graph.input.remove(value)
+                stored.graph.initializer.append(numpy_helper.from_array(data, value.name))
+        found += [
+            model for model in (fed, stored)[: 1 + bool(stored.graph.initializer)] if model.ByteSize() < LARGE
+        ]
     return found
 
 

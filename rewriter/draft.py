@@ -117,7 +117,14 @@ def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
     del node.attribute[:]
     node.attribute.extend(kept)
     if value is not None:
-        node.attribute.append(helper.make_attribute(name, value))
+        node.attribute.append(make_attribute(name, value))
+
+
+def make_attribute(name: str, value: object) -> onnx.AttributeProto:
+    """As onnx's own, which cannot tell the type of an empty list: here it is one of integers."""
+    if isinstance(value, (list, tuple)) and not value:
+        return helper.make_attribute(name, value, attr_type=onnx.AttributeProto.INTS)
+    return helper.make_attribute(name, value)
 
 
 def rename_inputs(graph: onnx.GraphProto, names: dict[str, str]) -> None:

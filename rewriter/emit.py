@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from .graph import Graph, Node, Value, is_value, operator, parameter, variable
+
+ROOM = 2**20
+"""Bytes of constants that rules may work out for an explanation, besides a hundredth of the model's own weights."""
 
 PRIVATE = "onnxplain"
 """Domain of the semantic primitives; `passes.lower` turns every one of them into standard operators."""
@@ -45,6 +49,7 @@ class Emit:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._at = ""
         self._count = 0
+        self._room = ROOM + sum(4 * prod(tensor.dims) for tensor in graph.draft.weights.values()) // 100
 
     def __getattr__(self, op: str) -> Callable[..., Value]:
         if not op[:1].isupper():
@@ -114,6 +119,24 @@ class Emit:
         if key not in self._constants:
             self._constants[key] = parameter(f"{self.scope}/const_{len(self._constants)}", array)
         return self._constants[key]
+
+    def affords(self, size: int) -> bool:
+        """Whether a constant of so many bytes may stand in the file, and takes them off the room that there is. Sizes
+        are the model's to choose, so a constant that follows from them is only worked out where this is true; where not
+        it is computed in the graph."""
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def filled(self, value: float, shape: Sequence[int], like: Value) -> Value:
+        """A constant of one number, in the type of `like`; spread in the graph where the file has no room for it."""
+        dtype = np.dtype(like.dtype or np.float32)
+        if self.affords(prod(shape) * dtype.itemsize):
+            return self.constant(np.full(tuple(shape), value, dtype))
+        spread = self.Expand(self.number(value, like), self.ints(*shape))
+        spread.shape = list(shape)
+        return spread
 
     @property
     def constants(self) -> list[Value]:

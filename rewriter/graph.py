@@ -11,13 +11,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
-from .draft import Dim, Draft, captured, draft
+from .draft import Dim, Draft, captured, draft, make_attribute
 from .errors import ModelError
 from .passes.batch import free_batch, leading_names
 from .passes.canonical import drop_identities, explicit_windows
 from .passes.ceil import settle_ceil
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
+from .passes.operands import vet_operands
 from .passes.opset import lift
 from .passes.order import forget_unknown, sort_nodes
 from .passes.pixels import cast_first
@@ -136,6 +137,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     types = infer(work)
     if fold_sizes(work, types):
         types = infer(work)
+    vet_operands(work, types)
     explicit_windows(work, types)
     del work.graph.value_info[:]
     return link(work, types)
@@ -190,7 +192,7 @@ def proto(node: Node) -> onnx.NodeProto:
     made = helper.make_node(
         node.op, [x.name for x in node.inputs], [y.name for y in node.outputs], node.name, domain=node.domain
     )
-    made.attribute.extend(helper.make_attribute(key, value) for key, value in node.attrs.items())
+    made.attribute.extend(make_attribute(key, value) for key, value in node.attrs.items())
     return made
 
 

@@ -47,8 +47,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Front:
-    """What was cut off. inputs: of the model, in order, as it declares them. nodes, tensors: before the cut. entries: by
-    the explained tensor."""
+    """What was cut off. inputs: of the model, in order, as it declares them. nodes, tensors: before the cut. entries:
+    by the explained tensor."""
 
     inputs: tuple[onnx.ValueInfoProto, ...]
     nodes: tuple[onnx.NodeProto, ...]
@@ -101,7 +101,7 @@ def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
     if names is None:
         if not floats:
             raise TargetError("the model has no floating-point input; there is nothing to explain")
-        return [max(floats.values(), key=lambda x: min(len(x.shape or ()), 4))]
+        names = [max(floats.values(), key=lambda x: min(len(x.shape or ()), 4)).name]
     for name in names:
         if name not in floats:
             raise OptionError(
@@ -109,6 +109,8 @@ def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
             )
         if floats[name].shape == []:
             raise TargetError(f"input {name!r} is a scalar: it has no batch axis to explain along")
+        if floats[name].shape is None:
+            raise TargetError(f"the rank of input {name!r} is unknown; fix its shape with shapes=")
     return [floats[name] for name in names]
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError, Message
-from onnx import TensorProto, helper
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto
 
 from .errors import ModelError
+from .vetting import (
+    all_tensors,
+    vet_domains,
+    vet_form,
+    vet_nodes,
+    vet_tensors,
+    vet_text,
+    vet_values,
+)
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Operator sets a stock onnxruntime runs; com.microsoft carries its contrib operators."""
 
 PROTOBUF_LIMIT = 2**31 - 1
-MAX_NODES = 200_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ def load(
     max_bytes: cap on the model file, and on model plus external data.
     domains: operator domains to accept beyond STANDARD_DOMAINS and the model's own functions.
     Raises ModelError: missing, too large, not ONNX, malformed, unknown domains (all listed), tensors whose
-        data do not fill their shape, or external data that is not wanted, not there, or outside the folder.
+        data do not fill their shape, nodes that their operator's schema does not allow (`vetting`), or external
+        data that is not wanted, not there, or outside the folder.
     """
     if isinstance(source, Source):
         return source
@@ -55,11 +63,13 @@ def load(
     if len(data) > max_bytes:
         raise ModelError(f"the model has {len(data)} bytes, over the cap of {max_bytes}; raise max_bytes")
     model = _parse(data, "the model" if path is None else repr(str(path)))
-    _vet_text(model)
-    _vet_form(model)
-    _vet_domains(model, STANDARD_DOMAINS | set(domains))
+    vet_text(model)
+    vet_form(model)
+    vet_domains(model, STANDARD_DOMAINS | set(domains))
     _resolve_external(model, path, external_data, max_bytes - len(data))
-    _vet_tensors(model)
+    vet_tensors(model)
+    vet_values(model)
+    vet_nodes(model)
     return Source(model, hashlib.sha256(data).hexdigest(), len(data), path)
 
 
@@ -97,132 +107,8 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return model
 
 
-def _vet_text(message: Message) -> None:
-    """Text in ONNX is UTF-8. Protobuf's parser lets other bytes in, and every later reader trips over them."""
-    if not all(_readable(text) for text in _texts(message)):
-        kind = type(message).__name__
-        raise ModelError(f"text of a {kind} is not UTF-8: the file is damaged; export it again")
-    if isinstance(message, TensorProto):
-        return
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_MESSAGE:
-            for part in (value,) if isinstance(value, Message) else value:
-                _vet_text(part)
-
-
-def _texts(message: Message) -> Iterable[str | bytes]:
-    """The message's own texts. A text that is not UTF-8 reads as bytes; attributes keep theirs as bytes."""
-    if isinstance(message, TensorProto):  # its data are no text, and may be large
-        return (message.name, message.doc_string)
-    found: list[str | bytes] = []
-    if isinstance(message, onnx.AttributeProto):
-        found += (message.s, *message.strings)
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_STRING:
-            found += (value,) if isinstance(value, (str, bytes)) else value
-    return found
-
-
-def _readable(text: str | bytes) -> bool:
-    if isinstance(text, bytes):
-        try:
-            text.decode()
-        except UnicodeDecodeError:
-            return False
-    return True
-
-
-def _vet_form(model: onnx.ModelProto) -> None:
-    if not model.ir_version or not model.graph.node:
-        raise ModelError("this is not an ONNX model: it has no IR version or no nodes; export it again")
-    if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
-        raise ModelError("the model does not import the default operator set; export it again")
-    count = sum(1 for _ in all_nodes(model))
-    if count > MAX_NODES:
-        raise ModelError(f"the model has {count} nodes, over the cap of {MAX_NODES}")
-    if not model.graph.output or not model.graph.input:
-        raise ModelError("the model has no inputs or no outputs; there is nothing to explain")
-
-
-def _vet_domains(model: onnx.ModelProto, known: frozenset[str] | set[str]) -> None:
-    own = {(function.domain, function.name) for function in model.functions}
-    unknown = sorted(
-        {
-            f"{node.domain}.{node.op_type}"
-            for node in all_nodes(model)
-            if node.domain not in known and (node.domain, node.op_type) not in own
-        }
-    )
-    if unknown:
-        raise ModelError(
-            f"operators of unknown domains: {', '.join(unknown)}; name the domains you trust with domains="
-        )
-
-
-def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the model: the graph, its subgraphs and its functions."""
-    yield from _walk(model.graph.node)
-    for function in model.functions:
-        yield from _walk(function.node)
-
-
-def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _walk(graph.node)
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    graphs = [model.graph]
-    nodes = list(all_nodes(model))
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            single = (attribute.sparse_tensor,) if attribute.HasField("sparse_tensor") else ()
-            for sparse in (*single, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            graphs += [attribute.g, *attribute.graphs]
-    for graph in graphs:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-
-
-_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
-"""Bits an element of the types that share bytes."""
-
-
-def _vet_tensors(model: onnx.ModelProto) -> None:
-    for tensor in _tensors(model):
-        if not _filled(tensor):
-            raise ModelError(
-                f"tensor {tensor.name!r} of shape {list(tensor.dims)} is of an unknown type, or its data do not "
-                "fill that shape: the file is damaged; export it again"
-            )
-
-
-def _filled(tensor: TensorProto) -> bool:
-    """Whether the stored data are as many as dims say; checked here because the weights skip onnx's checker."""
-    if tensor.data_type not in TensorProto.DataType.values() or min(tensor.dims, default=0) < 0:
-        return False
-    count, kind = math.prod(tensor.dims), TensorProto.DataType.Name(tensor.data_type)
-    if kind == "UNDEFINED" or kind.startswith("FLOAT6"):
-        return bool(kind != "UNDEFINED")  # FLOAT6 is stored in more than one way
-    bits = _BITS.get(kind, 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    size: int = -(-count * bits // 8)
-    if tensor.HasField("raw_data"):
-        return bool(kind != "STRING" and len(tensor.raw_data) == size)
-    stored = len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
-    wanted = size if kind in _BITS else 2 * count if kind.startswith("COMPLEX") else count
-    return bool(stored == wanted)
-
-
 def _resolve_external(model: onnx.ModelProto, path: Path | None, wanted: bool, budget: int) -> None:
-    outside = [t for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    outside = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
     if not outside:
         return
     if not wanted or path is None:

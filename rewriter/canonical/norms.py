@@ -226,7 +226,7 @@ def _parameters(root: Deviation, normal: Normal, g: Emit) -> list[Value] | None:
         return None
     scale = normal.scale
     if scale is None:
-        scale = g.constant(np.ones(sizes, np.dtype(root.x.dtype)))
+        scale = g.filled(1.0, sizes, root.x)
     found = [root.x]
     for given in (scale, normal.bias) if normal.bias is not None else (scale,):
         made = _of_axes(g, given, sizes, len(root.x.shape))

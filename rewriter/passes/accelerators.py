@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import prod
 from typing import Any
 
 import onnx
@@ -22,9 +23,9 @@ from ..draft import attributes
 from ..emit import PRIVATE, Emit
 from ..errors import OptionError, nearest
 from ..graph import Node, Value, operator, variable
-from .primitives import counts, data_gradient, static_shape
+from .primitives import counts, data_gradient, static_shape, window_spread
 from .windows import put_back, space, window_of
-from .winners import winner_put_plain, winner_take_plain
+from .winners import MOST, winner_put_plain, winner_take_plain
 
 Lowering = Callable[[Emit, Node], Value]
 
@@ -77,6 +78,8 @@ def window_sum(g: Emit, node: Node) -> Value:
     No transposed convolution, whose pads would have to be uneven."""
     ct, x, y = node.inputs
     w = window_of(node.attrs, x, y)
+    if (prod if w.x is None or w.y is None else sum)(w.kernel) + sum(w.strides) > MOST:
+        return window_spread(g, node)
     value = g.Div(ct, counts(g, x, y, dict(node.attrs), list(w.dilations)))
     if w.x is None or w.y is None:
         return put_back(g, [value] * len(w.cells), x, y, w)

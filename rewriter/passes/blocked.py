@@ -9,6 +9,7 @@ path; anything else has the portable form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def _exact(value: float | None) -> bool:
 
 def enter(g: Emit, v: Value, channels: int, factor: float = 1.0) -> Value:
     """v times a number, by a convolution with one weight a channel: from there on the tensor is in blocks."""
-    weight = g.constant(np.full((channels, 1, 1, 1), factor, np.float32))
+    weight = g.filled(factor, (channels, 1, 1, 1), v)
     ones, none = [1, 1], [0, 0, 0, 0]
     return g.Conv(v, weight, kernel_shape=ones, strides=ones, pads=none, dilations=ones, group=channels)
 
@@ -86,7 +87,7 @@ def _stuffed(g: Emit, node: Node) -> Value | None:
     begins = [extent[i] - 1 - geometry["pads"][i] for i in range(2)]
     ends = [x.shape[2 + i] - strides[i] * cells[i] - begins[i] + extent[i] - 1 for i in range(2)]
     flat = {**geometry, "strides": [1, 1], "pads": begins + ends}
-    if min(begins + ends) < 0:
+    if min(begins + ends) < 0 or not g.affords(4 * prod(s * n for s, n in zip(strides, cells, strict=True))):
         return None
     if geometry["group"] == 1 and extent == [1, 1] and not any(flat["pads"]):
         return _apart(g, g.Conv(ct, flip(g, w, 1), **flat), shape[1], cells, strides)
@@ -101,7 +102,7 @@ def _apart(g: Emit, v: Value, channels: int, cells: Sequence[int], strides: Sequ
     grid[:, :, :: strides[0], :: strides[1]] = 1
     rows = g.Expand(g.constant(grid), g.join(g.rows(v), g.ints(1, 1, 1)))
     g.state(rows, grid.shape[1:])
-    ones, plain = g.constant(np.ones((channels, 1, 1, 1), np.float32)), [1, 1]
+    ones, plain = g.filled(1.0, (channels, 1, 1, 1), v), [1, 1]
     point = {"kernel_shape": plain, "strides": plain, "pads": [0, 0, 0, 0], "dilations": plain, "group": 1}
     everywhere = g.Conv(rows, ones, **point)
     return g.Mul(enlarged(g, v, (channels, *grid.shape[2:]), strides), everywhere)

@@ -26,7 +26,7 @@ def explicit_windows(draft: Draft, types: dict[str, TensorType]) -> None:
         rank = len(kernel)
         strides = _ints(given.get("strides", [1] * rank))
         dilations = _ints(given.get("dilations", [1] * rank))
-        _vet_window(node, kernel, strides, dilations)
+        _vet_window(node, kernel, strides, dilations, types.get(node.input[0]))
         explicit: dict[str, object] = {"kernel_shape": list(kernel), "strides": strides}
         if node.op_type in CONVOLUTIONS:
             explicit |= {"group": given.get("group", 1), "dilations": dilations}
@@ -42,14 +42,25 @@ def explicit_windows(draft: Draft, types: dict[str, TensorType]) -> None:
             set_attribute(node, "output_shape", None)
 
 
-def _vet_window(node: onnx.NodeProto, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
+def _vet_window(
+    node: onnx.NodeProto,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    data: TensorType | None,
+) -> None:
     """Shape inference looks at these numbers only where the input's shape is known, and never at group."""
     given, rank = attributes(node), len(kernel)
     sizes = [*kernel, *strides, *dilations, given.get("group", 1)]
+    extra = _ints(given.get("output_padding", [0] * rank))
     fits = (
-        len(strides) == len(dilations) == rank and len(_ints(given.get("pads", [0] * 2 * rank))) == 2 * rank
+        len(strides) == len(dilations) == len(extra) == rank
+        and len(_ints(given.get("pads", [0] * 2 * rank))) == 2 * rank
+        and len(_ints(given.get("output_shape", [1] * rank))) in (rank, rank + 2)
+        and min(extra) >= 0
+        and (data is None or data.shape is None or len(data.shape) == rank + 2)
     )
-    if not fits or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
+    if not fits or not rank or not all(isinstance(size, int) and 0 < size < 2**31 for size in sizes):
         raise ModelError(
             f"{node.op_type} at {node.name or node.output[0]!r}: kernel_shape, strides, pads, dilations and group "
             "do not describe a window; export the model again"

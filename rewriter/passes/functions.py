@@ -9,6 +9,7 @@ from onnx import inliner
 
 from ..draft import Draft
 from ..errors import ModelError
+from ..vetting import vet_nodes
 
 MAX_NODES = 200_000
 """A few functions that call each other twice over double the graph at every level."""
@@ -28,7 +29,14 @@ def inline(draft: Draft) -> None:
         raise ModelError(f"the model's functions unfold into {count} nodes, over the cap of {MAX_NODES}")
     for nodes in (draft.graph.node, *(f.node for f in draft.model.functions)):
         _spell_defaults(nodes, functions)
-    draft.model = inliner.inline_local_functions(draft.model)
+    try:
+        draft.model = inliner.inline_local_functions(draft.model)
+    except Exception as error:  # of onnx's own C++, where the bodies do not fit the calls
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"the model's functions cannot be unfolded: {reason}; export it without them"
+        ) from error
+    vet_nodes(draft.model)  # an attribute of a call has taken the place of a name
 
 
 def _one_opset(function: onnx.FunctionProto, version: int) -> None:

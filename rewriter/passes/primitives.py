@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def _winners(g: Emit, x: Value, y: Value, window: dict[str, Any]) -> tuple[Value
 def _size(g: Emit, x: Value) -> Value:
     tail = tail_of(x)
     if tail is not None:
-        return g.ints(int(np.prod(tail)))
+        return g.ints(prod(tail))
     return g.ReduceProd(g.Shape(x, start=1), keepdims=1)
 
 
@@ -130,7 +131,7 @@ def window_spread(g: Emit, node: Node) -> Value:
     dilations = list(window.get("dilations") or [1] * rank)
     share = g.Div(ct, counts(g, x, y, window, dilations))
     planes = g.Reshape(share, g.join(g.ints(-1, 1), *(g.size(y, 2 + i) for i in range(rank))))
-    ones = g.constant(np.ones((1, 1, *kernel), ct.dtype))
+    ones = g.filled(1.0, (1, 1, *kernel), ct)
     common = {"strides": strides, "dilations": dilations, "kernel_shape": kernel, "group": 1}
     tail, outs = tail_of(x), tail_of(y)
     if tail is None or outs is None:
@@ -153,16 +154,17 @@ def counts(g: Emit, x: Value, y: Value, window: dict[str, Any], dilations: list[
     kernel, pads = list(window["kernel_shape"]), list(window["pads"])
     dtype = x.dtype or np.dtype(np.float32)
     if not any(pads) and not window.get("ceil_mode", 0):
-        return g.constant(np.asarray(float(np.prod(kernel)), dtype))
+        return g.constant(np.asarray(float(prod(kernel)), dtype))
     tail, outs = tail_of(x), tail_of(y)
-    if tail is None or outs is None:
+    if tail is None or outs is None or not g.affords(dtype.itemsize * prod(max(1, n) for n in outs[1:])):
         return _dynamic_counts(g, x, y, window, dilations)
     axes = []
     for i in range(rank):
         low, high = (-pads[i], tail[1 + i] + pads[i + rank]) if padded else (0, tail[1 + i])
-        cells = np.arange(outs[1 + i])[:, None] * window["strides"][i] - pads[i]
-        cells = cells + np.arange(kernel[i])[None] * dilations[i]
-        axes.append(((cells >= low) & (cells < high)).sum(1))
+        # Cell k of a window lies at corner + k d: how many of them lie before `low`, how many before `high`.
+        corners = np.arange(outs[1 + i]) * window["strides"][i] - pads[i]
+        before, until = (np.clip(-((corners - end) // dilations[i]), 0, kernel[i]) for end in (low, high))
+        axes.append(np.maximum(until - before, 0))
     counts = np.ones((), dtype)
     for axis in axes:
         counts = np.multiply.outer(counts, axis)
@@ -186,7 +188,7 @@ def _dynamic_counts(g: Emit, x: Value, y: Value, window: dict[str, Any], dilatio
         ones = g.Pad(
             ones, g.ints(*[0] * (rank + 4), *(s - 1 for s in strides)), g.constant(np.zeros_like(one))
         )
-    weight = g.constant(np.ones((1, 1, *kernel), x.dtype))
+    weight = g.filled(1.0, (1, 1, *kernel), x)
     counts = g.Conv(
         ones, weight, strides=strides, dilations=dilations, kernel_shape=kernel, pads=[0] * 2 * rank, group=1
     )

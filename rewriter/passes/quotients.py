@@ -54,5 +54,4 @@ def stable(g: Emit, z: Value, epsilon: float, positive: bool) -> Value:
     shape = list(z.shape or ())
     if len(shape) < 3 or not isinstance(shape[1], int):
         return g.Add(z, epsilon)
-    bias = np.full((shape[1], *[1] * (len(shape) - 2)), epsilon, z.dtype or np.float32)
-    return g.Add(z, g.constant(bias))
+    return g.Add(z, g.filled(epsilon, (shape[1], *[1] * (len(shape) - 2)), z))

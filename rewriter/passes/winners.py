@@ -13,12 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
 from ..emit import Emit, tail_of
 from ..graph import Node, Value
+from .primitives import winner_put, winner_take
 from .windows import Window, cut_out, put_back, space, window_of
+
+MOST = 1024
+"""Nodes that one pool may become, roughly: one a cell of its window, and one a position between two of its steps. A
+larger pool has the portable form, by Indices."""
 
 WIDE, BLOCK = 16, 8
 """The CPU's form with channels last pays from WIDE channels on, in whole blocks of BLOCK."""
@@ -39,8 +45,7 @@ def stages(g: Emit, node: Node) -> list[Stage]:
     first one there: the chain finds the same cell."""
     _, x, y = node.inputs
     w = window_of(node.attrs, x, y)
-    rows = [int(np.prod(w.strides[:i])) * w.kernel[i] for i in range(w.rank)]
-    if sum(rows) >= int(np.prod(w.kernel)):
+    if _whole(w):
         return [Stage(x, y, w)]
     found: list[Stage] = []
     for axis in reversed(range(w.rank)):
@@ -54,9 +59,23 @@ def stages(g: Emit, node: Node) -> list[Stage]:
     return found
 
 
+def _whole(w: Window) -> bool:
+    """Whether all axes are compared at once."""
+    rows = [prod(w.strides[:i]) * w.kernel[i] for i in range(w.rank)]
+    return sum(rows) >= prod(w.kernel)
+
+
+def _too_many(node: Node) -> bool:
+    w = window_of(node.attrs, *node.inputs[1:])
+    many = prod if _whole(w) else sum
+    return many(w.kernel) + many(w.strides) > MOST
+
+
 def winner_put_plain(g: Emit, node: Node) -> Value:
     """WinnerPut(ct, x, y): cell by cell, the winner keeps ct and the rest passes it on; the parts go back by
-    interleaving, and overlapping windows add up in a fixed order. Any rank, geometry and size."""
+    interleaving, and overlapping windows add up in a fixed order. Any rank and geometry, up to MOST cells."""
+    if _too_many(node):
+        return winner_put(g, node)
     value: Value = node.inputs[0]
     for stage in reversed(stages(g, node)):
         value = _back(g, _passed_on(g, value, stage), stage)
@@ -66,6 +85,8 @@ def winner_put_plain(g: Emit, node: Node) -> Value:
 def winner_take_plain(g: Emit, node: Node) -> Value:
     """WinnerTake(t, x, y): a chain of choices from the last cell to the first. On the CPU too: other layouts and masks
     were no faster."""
+    if _too_many(node):
+        return winner_take(g, node)
     value: Value = node.inputs[0]
     for stage in stages(g, node):
         value = _chosen(g, value, stage)
@@ -75,7 +96,7 @@ def winner_take_plain(g: Emit, node: Node) -> Value:
 def winner_put_cpu(g: Emit, node: Node) -> Value:
     """WinnerPut with channels last, back in blocks at the end. Masks are factors: an infinite ct gives NaN where it
     does not go. Anything but float32 of rank 4 with static sizes has the plain form."""
-    if not _wide(node):
+    if not _wide(node) or _too_many(node):
         return winner_put_plain(g, node)
     value = _last(g, node.inputs[0])
     for stage in reversed(_channels_last(g, stages(g, node))):

@@ -122,12 +122,13 @@ def _cut(site: Site, g: Emit, i: int, axis: int) -> Linear:
             low, high, stride = slice(first, max(last, -size - 1) if last < 0 else last, step).indices(size)
             if stride < 0 and last < -size:
                 high = -1
-            index = np.arange(low, high, stride)
-            if stride == 1 and index.size:
+            count = len(range(low, high, stride))
+            if stride == 1 and count:
                 pads = [0] * 2 * site.rank
                 pads[axis], pads[site.rank + axis] = low, size - high
                 return Adjoint(Frame(tuple(pads)))
-            return Take(g.ints(size), g.constant(index.astype(np.int64)), axis)
+            if g.affords(8 * count):
+                return Take(g.ints(size), g.constant(np.arange(low, high, stride, dtype=np.int64)), axis)
     length = g.size(site.data, axis)
     everything = g.Range(g.scalar(0), g.Squeeze(length), g.scalar(1))
     piece = [g.Slice(v, g.ints(i), g.ints(i + 1)) if v is not None else g.ints(1) for v in _edges(site)]
@@ -201,7 +202,7 @@ def _repad(site: Site, g: Emit, axis: int, before: int, after: int, mode: str) -
     if before == 0 and after == 0:
         return None
     size = site.data.shape[axis]
-    if isinstance(size, int):
+    if isinstance(size, int) and g.affords(8 * (max(0, before) + size + max(0, after))):
         index = np.pad(np.arange(size), (max(0, before), max(0, after)), mode=mode)  # type: ignore[call-overload]
         index = index[max(0, -before) : index.size - max(0, -after)]
         return Take(g.ints(size), g.constant(index.astype(np.int64)), axis)

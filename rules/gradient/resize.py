@@ -27,6 +27,7 @@ def resize(site: Site, g: Emit) -> Local:
     """y = A_1 x A_2 ... along the resized axes; nearest, linear and cubic, with roi, antialias and every
     coordinate mode, by scales or sizes."""
     rank = rank_of(site.data)
+    rank_of(site.y)
     if any(site.active[1:]):
         raise Refuse("its scales or its region depend on the explained input")
     axes = [int(axis) % rank for axis in (site.attr("axes") or range(rank))]

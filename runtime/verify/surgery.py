@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
-from ...rewriter.load import all_nodes
+from ...rewriter.vetting import all_nodes
 from ...rewriter.split import behind, subgraph
 
 STANDARD = frozenset({"", "ai.onnx"})

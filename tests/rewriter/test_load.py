@@ -131,9 +131,9 @@ def test_the_node_cap_counts_subgraphs(monkeypatch: pytest.MonkeyPatch) -> None:
           y = If (c) <then_branch = a () => (float[N,3] p) { q = Relu(x) p = Relu(q) },
                       else_branch = b () => (float[N,3] r) { r = Neg(x) }> }"""
     )
-    monkeypatch.setattr("onnxplain.rewriter.load.MAX_NODES", 4)
+    monkeypatch.setattr("onnxplain.rewriter.vetting.form.MAX_NODES", 4)
     assert load(model).model.graph.node
-    monkeypatch.setattr("onnxplain.rewriter.load.MAX_NODES", 3)
+    monkeypatch.setattr("onnxplain.rewriter.vetting.form.MAX_NODES", 3)
     with pytest.raises(ModelError, match="4 nodes, over the cap of 3"):
         load(model)
 

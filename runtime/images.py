@@ -14,7 +14,7 @@ from .atomic import atomic
 from .decoding import FORMATS, MAX_PIXELS, MAX_SIDE, MAX_WORK, Bounds, decode, open_regular, to_rgb
 from .preprocess import Preprocessing
 
-_STRIP = 1 << 18
+_STRIP = 1 << 16
 """Pixels that become values at a time."""
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 _RESAMPLE = {

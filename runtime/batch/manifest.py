@@ -13,7 +13,7 @@ from typing import Any
 from ...rewriter.errors import OptionError, StaleError
 from ..atomic import write_bytes
 from .job import Job
-from .rows import digest
+from .rows import digest, names_of
 from .shard import RECORDS, Record
 
 MANIFEST, BAD = "manifest.json", "bad.csv"
@@ -80,6 +80,9 @@ def finish(job: Job, records: Mapping[int, Record]) -> None:
 def _whole(job: Job, folder: Path, known: Mapping[str, Any], names: Sequence[str]) -> dict[int, Record]:
     """Shards whose every file has the bytes it was written with; the others are done again. Raises OptionError for a
     record that cannot be one of this job, and for two of one shard that differ."""
+    for name in (name for index in range(job.shards) for name in names_of(job, index)):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise OptionError(f"{str(folder / name)!r} is no regular file; delete it, or give another folder")
     found: dict[int, Record] = {}
     for place, text in _records(folder, known):
         try:

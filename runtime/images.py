@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..rewriter.errors import ImageError, OptionError, nearest
 from .atomic import atomic
+from .decoding import FORMATS, MAX_PIXELS, MAX_SIDE, MAX_WORK, Bounds, decode, open_regular, to_rgb
 from .preprocess import Preprocessing
 
-# Raster formats only: Pillow's EPS reader would start another program on the file.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 100_000_000
-# What Pillow's readers raise on a damaged file.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
+_STRIP = 1 << 16
+"""Pixels that become values at a time."""
 _SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -35,42 +31,12 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     Palettes, grey, CMYK, YCbCr and 16 bits per channel are converted; colour profiles are ignored, as the
     usual training pipelines do. Of an animation the first frame is read. Formats: `FORMATS`.
 
-    Raises ImageError for a file that is missing, no picture, damaged, truncated, without a defined pixel
-    range (floating point), or of more than `max_pixels` pixels (checked before they are decoded).
+    Raises ImageError for a file that is missing, no regular file (pipes and devices are not opened), no picture,
+    damaged, truncated, without a defined pixel range (floating point), or over a bound that its header is held
+    against before it is decoded: `max_pixels`, `MAX_SIDE` pixels a side, `MAX_WORK` bytes of working memory.
     """
-    name = os.fspath(path)
-    try:
-        Image.init()
-        with Image.open(path, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
-            if image.width * image.height > max_pixels:
-                raise _too_large(name, f"{image.width} x {image.height} pixels", max_pixels)
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(name, str(error), max_pixels) from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{name!r}: there is no such file") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name!r} is a folder; give the name of a picture") from error
-    except _DAMAGE as error:
-        raise ImageError(f"{name!r} cannot be read as a picture: {error}") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB; transparent pixels are laid over white.
-
-    16-bit grey is divided by 257, so that 65535 becomes 255. Raises ImageError for floating-point pixels and
-    for integers outside 16 bits: their range is not defined.
-    """
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no defined range; convert the picture to 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bits(image).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with open_regular(path) as file:
+        return decode(file, repr(os.fspath(path)), Bounds(max_pixels))
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> tuple[npt.NDArray[np.float32], Image.Image]:
@@ -84,21 +50,45 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> tuple[npt.NDArr
     pixels allow (torchvision cuts the fraction off, which can be one pixel less); the crop starts at
     round((long - size) / 2), halves to even.
 
-    Raises ImageError when the picture does not fit the record (see `Preprocessing`), or when scaling would
-    make more than 100 million pixels (a very long, thin picture).
+    Raises ImageError when the picture does not fit the record (see `Preprocessing`), when scaling would make more
+    than 100 million pixels (a very long, thin picture), or when the input would have more than `MAX_WORK` bytes.
     """
-    shown = _fit(to_rgb(image), preprocessing)
-    if preprocessing.color == "GRAY":
+    try:
+        shown = _fit(to_rgb(image), preprocessing)
+        if preprocessing.color != "GRAY":
+            return _values(shown, preprocessing), shown
         grey = shown.convert("L")
-        pixels, shown = np.asarray(grey, np.float64)[:, :, None], grey.convert("RGB")
-    else:
-        pixels = np.asarray(shown, np.float64)
-    if preprocessing.color == "BGR":
-        pixels = pixels[:, :, ::-1]
-    values = ((pixels - np.asarray(preprocessing.mean)) / np.asarray(preprocessing.std)).astype(np.float32)
-    if preprocessing.layout == "NCHW":
-        values = values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values[None]), shown
+        return _values(grey, preprocessing), grey.convert("RGB")
+    except MemoryError as error:
+        raise ImageError(
+            f"a picture of {image.width} x {image.height} pixels takes more memory than there is; scale it down first"
+        ) from error
+
+
+def _values(image: Image.Image, p: Preprocessing) -> npt.NDArray[np.float32]:
+    """(pixel - mean) / std in float64, rounded once; strip by strip, so that only the result is as large as it is."""
+    width, height = image.size
+    size = 4 * p.channels * width * height
+    if size > MAX_WORK:
+        raise ImageError(
+            f"a picture of {width} x {height} pixels becomes an input of {size} bytes; the limit is {MAX_WORK}: "
+            "scale it down first"
+        )
+    first = p.layout == "NCHW"
+    values = np.empty((1, p.channels, height, width) if first else (1, height, width, p.channels), np.float32)
+    rows, mean, std = max(1, _STRIP // width), np.asarray(p.mean), np.asarray(p.std)
+    for top in range(0, height, rows):
+        strip = np.asarray(image.crop((0, top, width, min(top + rows, height))), np.float64)
+        strip = strip.reshape(strip.shape[0], width, p.channels)
+        if p.color == "BGR":
+            strip = strip[:, :, ::-1]
+        scaled = (strip - mean) / std
+        here = slice(top, top + rows)
+        if first:
+            values[0, :, here] = scaled.transpose(2, 0, 1)
+        else:
+            values[0, here] = scaled
+    return values
 
 
 def to_picture(array: npt.ArrayLike, preprocessing: Preprocessing) -> Image.Image:
@@ -156,17 +146,6 @@ def _kind(path: str | os.PathLike[str]) -> str:
     return _SUFFIXES[suffix]
 
 
-def _too_large(name: str, size: str, limit: int) -> ImageError:
-    return ImageError(f"{name!r} is too large ({size}); the limit is {limit} pixels: scale it down first")
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    pixels = np.asarray(image).astype(np.int64)
-    if pixels.size and (pixels.min() < 0 or pixels.max() > 65535):
-        raise ImageError(f"grey values {pixels.min()}..{pixels.max()} exceed 16 bits; convert it to 8 bits")
-    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))
-
-
 def _fit(image: Image.Image, p: Preprocessing) -> Image.Image:
     if image.width < 1 or image.height < 1:
         raise ImageError(f"a picture of {image.width} x {image.height} pixels is empty")
@@ -203,7 +182,13 @@ def _resize(image: Image.Image, size: tuple[int, int], resample: str) -> Image.I
             f"scaling {image.width} x {image.height} pixels to {width} x {height} takes too much memory; "
             "crop the picture first"
         )
-    return image if image.size == (width, height) else image.resize((width, height), _RESAMPLE[resample])
+    if image.size == (width, height):
+        return image
+    method = _RESAMPLE[resample]
+    # Pillow scales across first and keeps all rows of that; of a long, thin picture the rows are reduced first.
+    if width * image.height > max(MAX_PIXELS, image.width * height):
+        image = image.resize((image.width, height), method)
+    return image.resize((width, height), method)
 
 
 def _letterbox(image: Image.Image, size: tuple[int, int], resample: str) -> Image.Image:
@@ -219,3 +204,17 @@ def _crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     height, width = size
     top, left = round((image.height - height) / 2), round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "MAX_WORK",
+    "prepare",
+    "read_image",
+    "save_image",
+    "to_picture",
+    "to_rgb",
+    "writable",
+]

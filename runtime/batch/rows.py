@@ -143,14 +143,11 @@ def _zarr(job: Job, index: int, rows: Rows) -> Files:
     for i, at in enumerate(np.asarray(rows.ids, np.int64) - rows.first):
         maps[at], top[at], score[at] = rows.maps[i], rows.top[i], rows.score[i]
     group = zarr.open_group(Path(job.out) / STORE, mode="r+")
-    files: Files = {}
     for name, values in (("map", maps), ("top", top), ("score", score)):
         with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of bad pictures is a file as well
             array = group[name]
         array[rows.first : rows.first + rows.count] = values
-        chunk = "/".join(["c", str(index), *["0"] * (values.ndim - 1)])
-        files[f"{STORE}/{name}/{chunk}"] = digest(Path(job.out) / STORE / name / chunk)
-    return files
+    return {name: digest(Path(job.out) / name) for name in names_of(job, index)}
 
 
 FORMATS: Mapping[str, Callable[[Job, int, Rows], Files]] = MappingProxyType(
@@ -170,17 +167,34 @@ def begin(job: Job, pictures: Pictures) -> None:
     zarr, folder = need(*PACKAGES["zarr"]), Path(job.out)
     assert job.shape is not None
     write_bytes(folder / PATHS, json.dumps(list(pictures.names), indent=0).encode())
-    group = zarr.open_group(folder / STORE, mode="a", zarr_format=3)
-    kinds: dict[str, tuple[tuple[int, ...], object, float]] = {
+    kinds: dict[str, tuple[tuple[int, ...], Any, float]] = {
         "map": (job.shape, np.float32, np.nan),
         "top": ((), np.int64, -1),
         "score": ((), np.float32, np.nan),
     }
-    for name, (shape, dtype, fill) in kinds.items():
-        if name not in group:
-            group.create_array(
-                name, shape=(job.total, *shape), chunks=(job.shard, *shape), dtype=dtype, fill_value=fill
-            )
+    try:
+        group = zarr.open_group(folder / STORE, mode="a", zarr_format=3)
+        for name, (shape, dtype, fill) in kinds.items():
+            wanted = ((job.total, *shape), (job.shard, *shape), np.dtype(dtype))
+            if name not in group:
+                group.create_array(name, shape=wanted[0], chunks=wanted[1], dtype=dtype, fill_value=fill)
+            array = group[name]
+            found = (tuple(array.shape), tuple(array.chunks), np.dtype(array.dtype))
+            if found != wanted or not np.array_equal(array.fill_value, fill, equal_nan=True):
+                raise ValueError(f"the array {name!r} is another one")
+    except Exception as error:  # zarr and its stores raise their own
+        raise OptionError(
+            f"the arrays in {str(folder / STORE)!r} are damaged: {error}; give another folder"
+        ) from error
+
+
+def names_of(job: Job, index: int) -> list[str]:
+    """The files of one shard, as they lie below the result's folder."""
+    if job.format != "zarr":
+        return [part_name(job, index)]
+    assert job.shape is not None
+    axes = {"map": len(job.shape), "top": 0, "score": 0}
+    return [f"{STORE}/{name}/" + "/".join(["c", str(index), *["0"] * more]) for name, more in axes.items()]
 
 
 def part_name(job: Job, index: int) -> str:

@@ -90,7 +90,7 @@ def run(
     job, pictures = plan(asked)
     with _workers(workers, dask, executor) as crew:
         job = _on_engine(job, crew)
-        records = manifest.begin(job, resume)
+        records = manifest.begin(job, resume, pictures.names)
         begin(job, pictures)
         resumed = len(records)
         _work(job, pictures, crew, records, progress)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..providers import short_name
 from .engine import AUTO, Engine, engine_of, providers_of
 from .job import Job
 from .pool import check_stop
-from .rows import FORMATS, Files, Floats, Rows
+from .rows import FORMATS, Files, Floats, Rows, names_of
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Row: TypeAlias = tuple[int, float, Floats]
@@ -62,13 +63,61 @@ class Record:
         write_bytes(folder / RECORDS / f"{self.index}.json", json.dumps(self.to_record()).encode())
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Record:
-        """Raises TypeError, KeyError for what is no record."""
-        lists = {
-            "bad": tuple(Bad(**one) for one in record["bad"]),
-            "zero": tuple(int(i) for i in record["zero"]),
-        }
-        return cls(**{**record, **lists, "files": dict(record["files"])})
+    def from_record(cls, record: object) -> Record:
+        """Raises ValueError for what is no record: a key too few or too many, a value of another type."""
+        found = _object(record, Record)
+        bad = [Bad(**_object(one, Bad)) for one in found["bad"]]
+        lists = {"bad": tuple(bad), "zero": tuple(found["zero"])}
+        return cls(**{**found, **lists, "files": dict(found["files"])})
+
+    def vet(self, job: Job, names: Sequence[str]) -> None:
+        """Raises ValueError for a record that cannot be one of this job; names: of its pictures, all of them."""
+        if not 0 <= self.index < job.shards:
+            raise ValueError(f"there is no shard {self.index}")
+        if (self.first, self.last) != job.bounds(self.index):
+            raise ValueError(f"shard {self.index} has pictures [{self.first}, {self.last})")
+        ids = [one.id for one in self.bad]
+        if ids != sorted(set(ids)) or not all(self.first <= one < self.last for one in ids):
+            raise ValueError(f"shard {self.index} has the bad pictures {ids}")
+        if self.rows + len(ids) != self.last - self.first:
+            raise ValueError(f"shard {self.index} has {self.rows} rows and {len(ids)} bad pictures")
+        if not set(self.zero) <= set(range(self.first, self.last)) - set(ids):
+            raise ValueError(f"shard {self.index} has the empty maps {list(self.zero)}")
+        if any(one.path != names[one.id] for one in self.bad):
+            raise ValueError(f"shard {self.index} has bad pictures of other names")
+        if set(self.files) != set(names_of(job, self.index)):
+            raise ValueError(f"shard {self.index} has the files {sorted(self.files)}")
+
+
+_KINDS: Mapping[str, type] = MappingProxyType(
+    {
+        "id": int,
+        "path": str,
+        "reason": str,
+        "index": int,
+        "first": int,
+        "last": int,
+        "rows": int,
+        "bad": list,
+        "zero": list,
+        "files": dict,
+    }
+)
+
+
+def _object(value: object, of: type) -> dict[str, Any]:
+    """A JSON object with the fields of a class. Raises ValueError."""
+    wanted = {field.name for field in fields(of)}
+    if not isinstance(value, dict) or set(value) != wanted:
+        raise ValueError(f"an object with {', '.join(sorted(wanted))} is needed")
+    for name, one in value.items():
+        if type(one) is not _KINDS[name]:
+            raise ValueError(f"{name} is {one!r}")
+    if not all(type(one) is int for one in value.get("zero", [])):
+        raise ValueError("an empty map has no number")
+    if not all(isinstance(one, str) for one in value.get("files", {}).values()):
+        raise ValueError("a file has no sha256")
+    return value
 
 
 @dataclass(frozen=True)
@@ -142,10 +191,26 @@ def _explained(
     """One run; where it does not take its pictures, a run for each, so that only the culprit is bad."""
     try:
         return _run(job, explainer, good)
-    except ImageError as error:
-        if len(good) == 1:
-            return [error]
-        return [found for one in good for found in _explained(job, explainer, [one])]
+    except (ImageError, ModelError, MemoryError) as error:
+        why = _culprit(job, error, good[0][0])
+        if why is None:
+            raise
+    if len(good) == 1:
+        return [why]
+    return [found for one in good for found in _explained(job, explainer, [one])]
+
+
+def _culprit(job: Job, error: Exception, file: str) -> ImageError | None:
+    """The error as one of the picture, or None where it is the model's. A run that needs more memory than there is
+    needs it for its picture; and where pictures keep their own size, so does onnxruntime's refusal of a size."""
+    if isinstance(error, ImageError):
+        return error
+    memory = isinstance(error, MemoryError) or "allocate" in str(error) or "bad_alloc" in str(error)
+    if memory:
+        return ImageError(f"{file!r}: its explanation takes more memory than there is; scale it down first")
+    if job.shape is None and error.__cause__ is not None:
+        return ImageError(f"{file!r}: the model does not take its size: {error}")
+    return None
 
 
 def _run(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...rewriter.errors import ImageError, ModelError, OptionError
+from ..decoding import open_regular
 from ..images import prepare, read_image
 from ..preprocess import Preprocessing
 
@@ -92,15 +93,15 @@ def samples(images: Images, preprocessing: Preprocessing | None, raw_input: bool
 def read_array(path: Path) -> Array:
     """One array from an .npy or .npz file; pickles are never loaded. Raises ImageError."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             stored = np.load(file, allow_pickle=False)
             if isinstance(stored, np.ndarray):
                 return stored
             keys = [key for key in ("images", "x") if key in stored.files] or list(stored.files)
             if keys and (len(stored.files) == 1 or keys[0] in ("images", "x")):
                 return np.asarray(stored[keys[0]])
-    except FileNotFoundError as error:
-        raise ImageError(f"{str(path)!r}: there is no such file") from error
+    except ImageError:
+        raise
     except Exception as error:  # zipfile, zlib and numpy raise their own
         raise ImageError(f"{str(path)!r} cannot be read as an array: {error}") from error
     held = ", ".join(keys) or "nothing"
@@ -109,12 +110,15 @@ def read_array(path: Path) -> Array:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in PHOTOS and file.is_file()]
+        # A pipe of that name is not left out in silence: it is refused when its turn comes.
+        found = [file for file in path.rglob("*") if file.suffix.lower() in PHOTOS and not file.is_dir()]
         if not found:
             raise OptionError(f"the folder {str(path)!r} holds no pictures ({', '.join(sorted(PHOTOS))})")
         return sorted(found, key=lambda file: file.relative_to(path).as_posix())
     if path.suffix.lower() in PHOTOS:
         return [path]
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{str(path)!r} is no regular file and is not opened; give a folder or a text list")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:

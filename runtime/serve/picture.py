@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import struct
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ...rewriter.errors import ImageError, TargetError
+from ..decoding import Bounds, decode
 from ..describe import Description
 from ..explainer import Result
-from ..images import prepare, to_rgb
+from ..images import prepare
 from ..pictures import Explained, cell, class_index, display_of, places_of, probabilities, shows_values
 from ..render import readout
 from .answering import Reply, packed
@@ -27,8 +26,9 @@ from .served import Served
 FORMATS = ("JPEG", "PNG")
 MAX_PIXELS = 32_000_000
 """Of one picture: 100 MB as RGB."""
+BOUNDS = Bounds(MAX_PIXELS, 100_000, 450_000_000)
+"""Pixels, pixels a side, and bytes of working memory."""
 TOP = 5
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)
 
 
 def choose_media(accept: str | None) -> str:
@@ -62,19 +62,8 @@ def describe_pictures(served: Served) -> Description:
 
 
 def read_picture(body: bytes | bytearray) -> Image.Image:
-    """A JPEG or PNG as upright 8-bit RGB. Raises ImageError for anything else, and for more than MAX_PIXELS."""
-    try:
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"the picture has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS}"
-                )
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the picture is too large; the limit is {MAX_PIXELS} pixels") from error
-    except _DAMAGE as error:
-        raise ImageError("the body cannot be read as a JPEG or PNG picture") from error
+    """A JPEG or PNG as upright 8-bit RGB. Raises ImageError for anything else, and for a picture over `BOUNDS`."""
+    return decode(io.BytesIO(body), "the picture", BOUNDS, FORMATS)
 
 
 def explain_picture(

@@ -107,7 +107,7 @@ def pins() -> list[str]:
         for skipped in both:
             extras = ",".join(extra for extra in project()["optional-dependencies"] if extra != skipped)
             file, report = folder / "constraints.txt", folder / f"{skipped}.json"
-            file.write_text("\n".join(f"{key}=={version}" for key, version in found.items()), encoding="utf-8")
+            file.write_text("\n".join(f"{key}=={found[key]}" for key in found), encoding="utf-8")
             resolve = [
                 *pip,
                 "install",
@@ -134,7 +134,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("versions", choices=("newest", "oldest", "pin"))
     chosen, arguments = parser.parse_known_args(words)
     if chosen.versions == "pin":
-        head = HEADER.format(machine=f"{platform.system()} {platform.machine()}", python=platform.python_version())
+        machine = f"{platform.system()} {platform.machine()}"
+        head = HEADER.format(machine=machine, python=platform.python_version())
         PINS.write_text(head + "\n".join(pins()) + "\n", encoding="utf-8")
         return 0
     return run_tests({"newest": newest, "oldest": oldest}[chosen.versions](), arguments)

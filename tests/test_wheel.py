@@ -8,6 +8,7 @@ import sys
 import tomllib
 import zipfile
 from dataclasses import dataclass
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,13 @@ class Place:
         return self.scripts / "python"
 
 
+def versions_of_these_tests() -> list[str]:
+    """`name==version` of what is installed here: the wheel is tried with the versions that everything else is."""
+    return [
+        f"{name}=={version(name)}" for name in sorted({item.name for item in distributions()} - {"onnxplain"})
+    ]
+
+
 @pytest.fixture(scope="module")
 def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     root = tmp_path_factory.mktemp("venv")
@@ -75,8 +83,9 @@ def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     found = Place(
         root / "v" / ("Scripts" if os.name == "nt" else "bin"), tmp_path_factory.mktemp("elsewhere")
     )
+    (root / "constraints.txt").write_text("\n".join(versions_of_these_tests()), encoding="utf-8")
     install = [found.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    worked(run(*install, f"{wheel}[cpu]", cwd=root))
+    worked(run(*install, "-c", root / "constraints.txt", f"{wheel}[cpu]", cwd=root))
     return found
 
 
@@ -148,8 +157,8 @@ def test_the_face_of_an_installed_wheel(place: Place) -> None:
         VERSION,
         "site-packages",
     ]
-    version = worked(run(place.python, "-m", "onnxplain", "--version", cwd=place.folder))
-    assert version == f"onnxplain {VERSION}\n"
+    said = worked(run(place.python, "-m", "onnxplain", "--version", cwd=place.folder))
+    assert said == f"onnxplain {VERSION}\n"
 
 
 @pytest.mark.parametrize("name", ["rewriter", "rules", "runtime", "models", "tests"])

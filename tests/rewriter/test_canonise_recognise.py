@@ -295,7 +295,9 @@ def test_parameters_of_another_shape_stay_nodes(size: str) -> None:
 
 def test_a_size_that_is_not_static_has_no_ones() -> None:
     body = NORMS["bare"]
-    text = f'g (float[2, "T"] x) => (float[2, "T"] y) <int64[1] last = {{-1}}, float eps = {{0.001}}> {{ {body} }}'
+    text = (
+        f"g (float[2, T] x) => (float[2, T] y) <int64[1] last = {{-1}}, float eps = {{0.001}}> {{ {body} }}"
+    )
     assert "LayerNormalization" not in agrees(net(text), {"x": floats(2, 5)}).ops
 
 

@@ -135,11 +135,21 @@ def _rows(file: File, feeds: Arrays, found: Arrays, *, maps: bool) -> dict[str, 
     record: dict[str, Any] = {"rows": count, "rows_error": _last_row(file, lead, count, *pair, ROWS)}
     if not maps or file.card.options.get("probes"):
         return record
+    whole, row = (feeds_other, feeds) if single else (feeds, feeds_other)
     try:
-        made = [_maps(file.ask(part)) for part in ((feeds_other, feeds) if single else (feeds, feeds_other))]
-    except ExplainError as error:  # of what a method takes besides only names and shapes are known here
+        alone = _maps(file.ask(row))
+    except ExplainError as error:  # a type without a kernel here, or an input that is only guessed
         return {**record, "maps": f"not compared: {short(error)}"}
-    return {**record, "maps_error": _last_row(file, lead, count, made[0], made[1], MAPS)}
+    try:
+        batch = _maps(file.ask(whole))
+    except ExplainError as error:
+        if file.guessed:
+            return {**record, "maps": f"not compared: {short(error)}"}
+        raise TargetError(
+            f"one row can be explained, a batch of {count} cannot ({short(error)}). Compile it for one row, with "
+            "shapes= and a first axis of 1"
+        ) from error
+    return {**record, "maps_error": _last_row(file, lead, count, batch, alone, MAPS)}
 
 
 def _other(array: Array) -> Array:

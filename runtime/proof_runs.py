@@ -187,13 +187,18 @@ class File:
         rows = len(next(iter(feeds.values()))) // 2
         return {name: found[name][:rows] if self.paired else found[name] for name in self.outputs}
 
+    @property
+    def guessed(self) -> list[str]:
+        """Inputs of which only name and shape are known here."""
+        return [name for name in self.card.inputs if name.split("/")[0] not in ("target", "noise")]
+
     def ask(self, feeds: Arrays) -> dict[str, Array]:
         """All outputs. What the file takes besides is class 0, ones, and the noise of its seed."""
         rows = max(len(array) for array in feeds.values() if array.ndim)
         more = {
             value.name: _ones(value, feeds, self.model, rows)
             for value in self.model.graph.input
-            if value.name in self.card.inputs and value.name.split("/")[0] not in ("target", "noise")
+            if value.name in self.guessed
         }
         target = 0 if self.card.target.get("target") == "input" else None
         return self._explainer.outputs(dict(feeds), target, **more)

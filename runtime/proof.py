@@ -118,6 +118,8 @@ def _rows(file: File, feeds: Arrays, found: Arrays, *, maps: bool) -> dict[str, 
         return {}
     batched = {name: array for name, array in feeds.items() if declared[name][:1] == (lead,)}
     count = len(next(iter(batched.values())))
+    whole: Arrays
+    row: Arrays
     if count == 1:
         joined = {name: np.concatenate([_other(array), array]) for name, array in batched.items()}
         whole, row = {**feeds, **joined}, feeds

@@ -134,8 +134,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def raised(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """The model in a later default opset, by onnx's converter; the model itself where it has that one. Raises
-    ModelError where the converter cannot."""
+    """The model in a later default opset; the model itself where it has that one. Raises ModelError for a node that
+    the later opset cannot say."""
     if max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) >= version:
         return model
     work = draft(model)

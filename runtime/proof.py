@@ -113,33 +113,45 @@ def _rows(file: File, feeds: Arrays, found: Arrays, *, maps: bool) -> dict[str, 
     """The last row of a batch against the row alone: forward, and maps. A batch of one gets a row in front of it.
     Nothing where the file's batch is fixed, or its rows are no samples."""
     declared = {value.name: tensor_type(value).shape or () for value in file.model.graph.input}
-    lead = next(
-        (declared[name][0] for name in feeds if declared[name] and isinstance(declared[name][0], str)), None
-    )
-    if not isinstance(lead, str) or file.paired:
+    lead = file.lead(feeds)
+    if lead is None or file.paired:
         return {}
-    batched = {name: array for name, array in feeds.items() if declared[name] and declared[name][0] == lead}
+    batched = {name: array for name, array in feeds.items() if declared[name][:1] == (lead,)}
     count = len(next(iter(batched.values())))
-    single = count == 1
-    if single:
-        other = {name: np.concatenate([_other(array), array]) for name, array in batched.items()}
+    whole: Arrays
+    row: Arrays
+    if count == 1:
+        joined = {name: np.concatenate([_other(array), array]) for name, array in batched.items()}
+        whole, row = {**feeds, **joined}, feeds
     else:
-        other = {name: array[-1:] for name, array in batched.items()}
-    feeds_other = {**feeds, **other}
+        whole, row = feeds, {**feeds, **{name: array[-1:] for name, array in batched.items()}}
     try:
-        ran = file.forward(feeds_other)
+        batch, alone = (file.forward(whole), found) if count == 1 else (found, file.forward(row))
     except ModelError as error:
         return {"rows": f"not compared: another batch cannot be run: {short(error)}"}
     count = max(count, 2)
-    pair = (ran, found) if single else (found, ran)
-    record: dict[str, Any] = {"rows": count, "rows_error": _last_row(file, lead, count, *pair, ROWS)}
-    if not maps or file.card.options.get("probes"):
-        return record
+    record: dict[str, Any] = {"rows": count, "rows_error": _last_row(file, lead, count, batch, alone, ROWS)}
+    if maps and not file.card.options.get("probes"):
+        record |= _maps_of(file, lead, count, whole, row)
+    return record
+
+
+def _maps_of(file: File, lead: str, count: int, whole: Arrays, row: Arrays) -> dict[str, Any]:
+    """The map of the last row of a batch against that of the row alone."""
     try:
-        made = [_maps(file.ask(part)) for part in ((feeds_other, feeds) if single else (feeds, feeds_other))]
-    except ExplainError as error:  # of what a method takes besides only names and shapes are known here
-        return {**record, "maps": f"not compared: {short(error)}"}
-    return {**record, "maps_error": _last_row(file, lead, count, made[0], made[1], MAPS)}
+        alone = _maps(file.ask(row))
+    except ExplainError as error:  # a type without a kernel here, or an input that is only guessed
+        return {"maps": f"not compared: {short(error)}"}
+    try:
+        batch = _maps(file.ask(whole))
+    except ExplainError as error:
+        if file.guessed:
+            return {"maps": f"not compared: {short(error)}"}
+        raise TargetError(
+            f"one row can be explained, a batch of {count} cannot ({short(error)}). Compile it for one row, with "
+            "shapes= and a first axis of 1"
+        ) from error
+    return {"maps_error": _last_row(file, lead, count, batch, alone, MAPS)}
 
 
 def _other(array: Array) -> Array:

@@ -187,13 +187,27 @@ class File:
         rows = len(next(iter(feeds.values()))) // 2
         return {name: found[name][:rows] if self.paired else found[name] for name in self.outputs}
 
+    def lead(self, feeds: Arrays) -> str | None:
+        """The name of the batch axis, which target and maps have; None where it is fixed."""
+        inputs = {value.name: tensor_type(value).shape or () for value in self.model.graph.input}
+        outputs = {value.name: tensor_type(value).shape or () for value in self.model.graph.output}
+        free = [inputs[name][0] for name in feeds if inputs[name] and isinstance(inputs[name][0], str)]
+        told = [inputs.get("target", ()), *(outputs[name] for name in self.card.outputs if name in outputs)]
+        chosen = next((shape[0] for shape in told if shape and shape[0] in free), free[0] if free else None)
+        return chosen if isinstance(chosen, str) else None
+
+    @property
+    def guessed(self) -> list[str]:
+        """Inputs of which only name and shape are known here."""
+        return [name for name in self.card.inputs if name.split("/")[0] not in ("target", "noise")]
+
     def ask(self, feeds: Arrays) -> dict[str, Array]:
         """All outputs. What the file takes besides is class 0, ones, and the noise of its seed."""
         rows = max(len(array) for array in feeds.values() if array.ndim)
         more = {
             value.name: _ones(value, feeds, self.model, rows)
             for value in self.model.graph.input
-            if value.name in self.card.inputs and value.name.split("/")[0] not in ("target", "noise")
+            if value.name in self.guessed
         }
         target = 0 if self.card.target.get("target") == "input" else None
         return self._explainer.outputs(dict(feeds), target, **more)

@@ -100,7 +100,17 @@ def show_command(
         print(f"{'explanation':>14}  none; make one with `onnxplain compile {file}`")
         return
     card = read_card(source.model)
-    for key in ("method", "options", "target", "source", "lanes", "preprocessing", "citation", "version"):
+    for key in (
+        "method",
+        "options",
+        "target",
+        "source",
+        "lanes",
+        "preprocessing",
+        "citation",
+        "version",
+        "proof",
+    ):
         print(f"{key:>14}  {_short(getattr(card, key))}")
     rules = Counter(card.rules.values())
     print(f"{'rules':>14}  {', '.join(f'{name} x{count}' for name, count in rules.most_common())}")

@@ -29,7 +29,7 @@ class NotApplicable(Exception):
 @dataclass(frozen=True)
 class Outcome:
     """What one check found. measured and bound: None where there is no number. note: what was measured, or why it was
-    not. check: its title, which the check itself fills in."""
+    not. check: its title, which the check fills in where the outcome has none of its own."""
 
     status: Status
     measured: float | None = None
@@ -60,7 +60,7 @@ class Check:
             outcome = Outcome(Status.NOT_APPLICABLE, note=str(reason))
         except (ExplainError, AssertionError) as error:
             outcome = Outcome(Status.FAILED, note=" ".join(str(error).split()))
-        return replace(outcome, check=self.title)
+        return replace(outcome, check=outcome.check or self.title)
 
 
 def check(title: str) -> Callable[[Measure], Check]:

@@ -177,8 +177,14 @@ def class_index(target: int | str, labels: Sequence[str] | None) -> int:
     except ValueError:
         word = str(target).lower()
     names = [name.lower() for name in labels or ()]
-    if word in names:
-        return names.index(word)
+    found = [i for i, name in enumerate(names) if name == word]
+    if len(found) > 1:  # ImageNet has two cranes; of names that differ in case alone the exact one is meant
+        exact = [i for i in found if labels is not None and labels[i] == target]
+        if len(exact) != 1:
+            raise TargetError(f"{target!r} is the name of classes {', '.join(map(str, found))}; give the index")
+        return exact[0]
+    if found:
+        return found[0]
     raise TargetError(
         f"no class is called {target!r}{nearest(word, names)}; "
         "give an index, 'top', or a name of the model's labels"

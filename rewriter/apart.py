@@ -55,7 +55,9 @@ def file_apart(model: onnx.ModelProto, card: Card) -> tuple[onnx.ModelProto, onn
         raise ModelError(f"the file has no tensor {lost[0]!r}, which its card names; compile it again")
     tensors = declared_in(model, list(places))
     rest = subgraph(model, model.graph.output, tensors)
-    rest.metadata_props.extend(entry for entry in model.metadata_props if entry.key != KEY)  # of the whole file
+    rest.metadata_props.extend(
+        entry for entry in model.metadata_props if entry.key != KEY
+    )  # of the whole file
     return subgraph(model, tensors), rest
 
 

@@ -14,9 +14,9 @@ import onnx
 from .card import Card, read_card
 from .draft import Dim
 from .emit import Emit, tail_of
-from .errors import OptionError, TargetError, nearest
+from .errors import OptionError, TargetError
 from .graph import Value, append, assemble, declared, prepare, with_weights
-from .inputs import Front, enter, explained_inputs
+from .inputs import enter, explained_inputs
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
@@ -27,7 +27,18 @@ from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
 from .scene import Scene, Stage
-from .target import HEADS, Start, Target, branches, find_head, find_output, interleaved, leading, settle, start
+from .target import (
+    HEADS,
+    Start,
+    Target,
+    branches,
+    find_head,
+    find_output,
+    interleaved,
+    leading,
+    settle,
+    start,
+)
 
 
 @dataclass(frozen=True)
@@ -296,7 +307,9 @@ def _card(
     )
 
 
-def _beyond(values: Iterable[onnx.ValueInfoProto], known: Iterable[Value | onnx.ValueInfoProto]) -> tuple[str, ...]:
+def _beyond(
+    values: Iterable[onnx.ValueInfoProto], known: Iterable[Value | onnx.ValueInfoProto]
+) -> tuple[str, ...]:
     names = {value.name for value in known}
     return tuple(value.name for value in values if value.name not in names)
 

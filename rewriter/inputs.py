@@ -139,7 +139,9 @@ def choose(graph: Graph, names: Sequence[str] | None) -> list[Entry]:
             chosen.append(known[name][0])
         elif known.get(name):
             places = ", ".join(e.tensor.name for e in known[name])
-            raise OptionError(f"integer input {name!r} enters at several places; name one with inputs=: {places}")
+            raise OptionError(
+                f"integer input {name!r} enters at several places; name one with inputs=: {places}"
+            )
         else:
             raise OptionError(
                 f"integer input {name!r} has no derivative, and no Cast, Gather or OneHot makes a floating-point "
@@ -231,7 +233,9 @@ def _typed(work: Draft, before: Graph) -> dict[str, TensorType]:
     for name, value in before.values.items():
         found = types.get(name)
         if value.shape is not None and (found is None or found.shape is None):
-            types[name] = TensorType(None if value.dtype is None else np.dtype(value.dtype), tuple(value.shape))
+            types[name] = TensorType(
+                None if value.dtype is None else np.dtype(value.dtype), tuple(value.shape)
+            )
     return types
 
 

@@ -57,7 +57,9 @@ def find_layer(graph: Graph, wrt: Sequence[Value], head: Value, name: str | None
     if name is not None:
         return _named(nodes, usual, name)
     makers = {y.name: node for node in nodes for y in node.outputs}
-    usual = [value for value in usual if makers[value.name].op not in MOVES and not _viewed(makers[value.name])]
+    usual = [
+        value for value in usual if makers[value.name].op not in MOVES and not _viewed(makers[value.name])
+    ]
     ranks = {len(x.shape or ()) for x in wrt}
     usual = [value for value in usual if len(value.shape) in ranks] or usual
     if not usual:
@@ -129,7 +131,9 @@ def _back(node: Node, views: Mapping[str, tuple[int, Sequence[Dim]]]) -> int | N
         return None
     axis, shape = views[node.inputs[0].name]
     now = node.outputs[0].shape
-    known = now is not None and len(now) == len(shape) and isinstance(now[axis], int) and now[axis] == shape[axis]
+    known = (
+        now is not None and len(now) == len(shape) and isinstance(now[axis], int) and now[axis] == shape[axis]
+    )
     fits = known and all(
         a == b for a, b in zip(now[1:], shape[1:], strict=True) if isinstance(a, int) and isinstance(b, int)
     )

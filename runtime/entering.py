@@ -22,7 +22,9 @@ def entered(
     if not isinstance(x, Mapping):
         others = [name for name in names if name not in {y.name for y in front.graph.output} | set(own)]
         if len(own) != 1 or others:
-            raise OptionError(f"the model has several inputs ({', '.join([*own, *others])}); give a dict of arrays")
+            raise OptionError(
+                f"the model has several inputs ({', '.join([*own, *others])}); give a dict of arrays"
+            )
         x = {own[0]: x}
     missing = [name for name in own if name not in x]
     if missing:

@@ -238,7 +238,9 @@ class Explainer:
         }
         tail = own[fitting[0]].shape[1:] if fitting else tuple(known.get(n, n) for n in shapes[name][1:])
         if not all(isinstance(n, int) for n in tail):
-            raise OptionError(f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}")
+            raise OptionError(
+                f"{name}= is missing, and no input of the model tells its shape, {shapes[name]}"
+            )
         seed, rows = int(self.card.options.get("seed", 0)), int(self.card.options.get("samples", 50))
         draw = np.random.default_rng([seed, i] if i else seed)
         return draw.standard_normal((rows if samples is None else samples, *tail), dtype=np.float32)

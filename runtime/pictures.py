@@ -181,7 +181,9 @@ def class_index(target: int | str, labels: Sequence[str] | None) -> int:
     if len(found) > 1:  # ImageNet has two cranes; of names that differ in case alone the exact one is meant
         exact = [i for i in found if labels is not None and labels[i] == target]
         if len(exact) != 1:
-            raise TargetError(f"{target!r} is the name of classes {', '.join(map(str, found))}; give the index")
+            raise TargetError(
+                f"{target!r} is the name of classes {', '.join(map(str, found))}; give the index"
+            )
         return exact[0]
     if found:
         return found[0]

@@ -53,7 +53,9 @@ def _cast(draft: Draft, x: str, dtype: np.dtype) -> None:
     for node in draft.graph.node:
         nodes += [node, copies[id(node)]] if id(node) in copies else [node]
     old = {id(node) for end, path in ends for node in (end, *path)}
-    read = outputs | {name for node in nodes if id(node) not in old for name in (*node.input, *captured(node))}
+    read = outputs | {
+        name for node in nodes if id(node) not in old for name in (*node.input, *captured(node))
+    }
     kept = []
     for node in reversed(nodes):  # what was cast or moved as integers, and is read no more, goes
         if id(node) not in old or read & set(node.output):

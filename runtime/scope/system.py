@@ -22,8 +22,8 @@ from ...rewriter.target import Target
 from ...rules.methods_scope import LINEARSCOPE_RESIDUAL
 from ...rules.scope.results import RESIDUAL, RESPONSE, residual
 from ..compiling import Model, compile
-from ..explainer import Explainer, Result
 from ..entering import entered
+from ..explainer import Explainer, Result
 from ..lanes import Progress, choose, parse_bytes, sizes_of
 from .layout import Array, Given, Layout
 

@@ -47,8 +47,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Front:
-    """What was cut off. inputs: of the model, in order, as it declares them. nodes, tensors: before the cut. entries: by
-    the explained tensor."""
+    """What was cut off. inputs: of the model, in order, as it declares them. nodes, tensors: before the cut. entries:
+    by the explained tensor."""
 
     inputs: tuple[onnx.ValueInfoProto, ...]
     nodes: tuple[onnx.NodeProto, ...]

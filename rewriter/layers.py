@@ -111,6 +111,7 @@ def _made(nodes: Sequence[Node]) -> dict[str, int]:
     views: dict[str, tuple[int, Sequence[Dim]]] = {}
     for node in nodes:
         found = _back(node, views) if node.op == "Reshape" else _after(node, axes)
+        view: tuple[int, Sequence[Dim]] | None
         if node.op == "Reshape" and node.inputs[0].name in axes:
             view = (axes[node.inputs[0].name], node.inputs[0].shape)
         else:

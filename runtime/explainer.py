@@ -20,6 +20,7 @@ from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
+from .feeding import own_feeds, seeds, typed
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
 from .opening import open_session, serialize
 from .session import check_feeds, run, tensors_of
@@ -66,7 +67,8 @@ class Explainer:
 
     `model` is its ModelProto, `card` its metadata. Called with x, an array or a dict of arrays by input name,
     and for files compiled with target="input" the class (an integer, or one a sample; -1 is the top class,
-    which is the default). Floating-point arrays are converted to the type of their input.
+    which is the default). Arrays are converted to the type of their input where the numbers stay what they are; pixels
+    that are not prepared are refused where the card says how pictures are.
 
     memory: bytes that weights and working memory may take together, as a number or "512MB"; by default half of what is
     available. More rows than fit (of the batch, or cotangents of one sample) are run in chunks: which ones is
@@ -142,7 +144,7 @@ class Explainer:
         declared = {node.name: node.type for node in self.session.get_inputs()}
         added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
         own = {name: kind for name, kind in declared.items() if not self._of_method(name)}
-        feeds = _feeds(x, own, added)
+        feeds = own_feeds(x, own, added, self.card.preprocessing)
         feeds |= self._method_feeds(
             {name: kind for name, kind in declared.items() if name not in own}, more, feeds
         )
@@ -152,7 +154,7 @@ class Explainer:
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            feeds["cotangent"] = _cotangent(cotangent, declared["cotangent"], rows)
+            feeds["cotangent"] = seeds(cotangent, declared["cotangent"], rows)
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others
@@ -196,7 +198,7 @@ class Explainer:
                 raise OptionError(
                     f"this file takes no {name!r}{nearest(name, declared)}; see `onnxplain show`"
                 )
-        feeds = {name: _typed(value, declared[name], name) for name, value in more.items()}
+        feeds = {name: typed(value, declared[name], name) for name, value in more.items()}
         if CLASSES in feeds and feeds[CLASSES].ndim == 1:
             feeds[CLASSES] = feeds[CLASSES].reshape(-1, 1)  # a list, as for `target`
         for i, (name, kind) in enumerate(declared.items()):
@@ -206,7 +208,7 @@ class Explainer:
             if name.split("/")[0] != "noise":
                 raise OptionError(f"{name}= is missing: this file takes it besides the model's inputs")
             samples = next((feeds[other].shape[0] for other in declared if other in feeds), None)
-            feeds[name] = _typed(self._noise(name, i, own, samples), kind, name)
+            feeds[name] = typed(self._noise(name, i, own, samples), kind, name)
         return feeds
 
     def _vet_rows(self, name: str, array: Array, own: Mapping[str, Array]) -> None:
@@ -265,43 +267,6 @@ def vet_classes(classes: Iterable[int], size: int | None) -> None:
         if index < -1 or (size is not None and index >= size):
             known = "0 and above" if size is None else f"0 to {size - 1}"
             raise TargetError(f"class {index} is out of range: {known}, or -1 for the top class")
-
-
-def _feeds(
-    x: npt.ArrayLike | Mapping[str, npt.ArrayLike], declared: Mapping[str, str], added: str | None
-) -> dict[str, Array]:
-    """The model's own feeds. added: the input that the explanation has besides the model's."""
-    own = [name for name in declared if name != added]
-    if not isinstance(x, Mapping):
-        if len(own) != 1:
-            raise OptionError(f"the model has {len(own)} inputs ({', '.join(own)}); give a dict of arrays")
-        x = {own[0]: x}
-    if added in x:
-        raise OptionError(f"{added!r} is no input of the model; give it as the argument {added}=")
-    return {name: _typed(value, declared.get(name, ""), name) for name, value in x.items()}
-
-
-def _cotangent(cotangent: npt.ArrayLike | None, declared: str, rows: int) -> Array:
-    if cotangent is None:
-        raise TargetError(
-            "this file takes a cotangent; give cotangent=, of the shape of the explained output"
-        )
-    array = _typed(cotangent, declared, "cotangent")
-    given = array.shape[0] if array.ndim else 0
-    if rows not in (1, given):
-        raise TargetError(f"{given} cotangents for {rows} samples; give one a sample, or explain one sample")
-    return array
-
-
-def _typed(value: npt.ArrayLike, declared: str, name: str) -> Array:
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # rows of unequal length
-        raise OptionError(f"{name!r} is no array: {error}") from error
-    wanted = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}.get(
-        declared
-    )
-    return array if wanted is None or array.dtype.kind not in "fiu" else array.astype(wanted, copy=False)
 
 
 def _result(outputs: Mapping[str, Array], added: Collection[str], plan: Plan | None) -> Result:

@@ -21,7 +21,7 @@ from ..rules.registry import find
 from .compiling import Model, compile, description
 from .describe import Description
 from .explainer import Explainer
-from .images import prepare, read_image, save_image
+from .images import Picture, opened, opened_all, prepare, save_image
 from .panel import Cell, Row, panel
 from .perturb.registry import refuse_techniques
 from .render import back_projection, overlay, readout, signed
@@ -80,7 +80,7 @@ class Explanations(Sequence[Explained]):
 
 def explain(
     model: Model,
-    images: str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image],
+    images: Picture | Sequence[Picture],
     methods: str | Sequence[str] | None = None,
     *,
     target: int | str = "top",
@@ -91,17 +91,18 @@ def explain(
 ) -> Explanations:
     """Explain photos with one or several methods ("saliency,guided-backprop" or a list).
 
+    images: files, Pillow images or arrays of pixels, (H, W, 3) of integers from 0 to 255; one, or a list of them.
     target: "top" (each photo's own top class), a class index, or a class name of the labels. Everything else
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
-    pictures = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    pictures = opened_all(images)
     vetting = {key: options.pop(key) for key in VETTING if key in options}
     source = load_source(model, **vetting)
     if methods is None:
         methods = read_card(source.model).method if is_explanation(source.model) else "saliency"
     names = _names(methods)
-    about = description(model, source.model, preprocessing, labels)
+    about = description(model, source.model, preprocessing, labels, options.get("shapes"))
     if about is None:
         raise ModelError(
             "the model's input is not a picture; use the Python API: onnxplain.compile(...)(array)"
@@ -165,9 +166,8 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
     )
 
 
-def _prepared(picture: str | os.PathLike[str] | Image.Image, about: Description) -> tuple[Array, Image.Image]:
-    image = picture if isinstance(picture, Image.Image) else read_image(picture)
-    return prepare(image, about.preprocessing)
+def _prepared(picture: Picture, about: Description) -> tuple[Array, Image.Image]:
+    return prepare(opened(picture), about.preprocessing)
 
 
 def class_index(target: int | str, labels: Sequence[str] | None) -> int:

@@ -30,9 +30,11 @@ SLACK = 1e-5
 class Windows:
     """What both algorithms ask. gaussian is for the variant "conditional", images for "marginal"."""
 
-    k: Sides = setting(10, "side of the square window, in pixels; or rows,columns")
+    k: int | tuple[int, int] = setting(10, "side of the square window, in pixels; or rows,columns")
     l: int = setting(18, "side of the patch that a window is conditioned on, as in the Gaussian")  # noqa: E741
-    stride: Sides = setting(1, "pixels from one window to the next, at most k; or rows,columns")
+    stride: int | tuple[int, int] = setting(
+        1, "pixels from one window to the next, at most k; or rows,columns"
+    )
     variant: Literal["conditional", "marginal"] = setting(
         "conditional",
         "a window is filled by what the pixels around it say, or by what other images have there",

@@ -15,7 +15,7 @@ from ...rules.masks import BORDERS, REDUCES, spans
 from ..lanes import Progress
 from .backdrop import backdrop, check_backdrop
 from .probing import Array, Places, Prober
-from .technique import Sides, Technique, coarser, setting, vet_window
+from .technique import Technique, coarser, setting, vet_window
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class OcclusionSettings:
     """stride None becomes half the window: a pixel then lies in about four windows, and a picture of 224 x 224 takes
     961 copies where stride 1 takes 44100."""
 
-    k: Sides = setting(15, "side of the square window, in pixels; or rows,columns")
-    stride: Sides | None = setting(
+    k: int | tuple[int, int] = setting(15, "side of the square window, in pixels; or rows,columns")
+    stride: int | tuple[int, int] | None = setting(
         None, "pixels from one window to the next; by default half of k; or rows,columns"
     )
     value: float | str | tuple[float, ...] = setting(

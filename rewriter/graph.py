@@ -18,7 +18,7 @@ from .passes.canonical import drop_identities, explicit_windows
 from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.opset import lift
-from .passes.order import forget_unknown, sort_nodes
+from .passes.order import forget_unknown, sort_nodes, type_outputs
 from .passes.pixels import cast_first
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 
@@ -111,6 +111,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     work = draft(model)
     sort_nodes(work)
     forget_unknown(work)
+    type_outputs(work)
     _check(work)
     inline(work)
     lift(work)

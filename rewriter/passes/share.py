@@ -21,7 +21,8 @@ def share(
         reconnect(node, canonical)
         key = (node.domain, node.op, tuple(id(x) if x.name else 0 for x in node.inputs), _frozen(node.attrs))
         twin = seen.setdefault((*key, len(node.outputs)), node)
-        if twin is node or any(id(y) in ends for y in node.outputs):
+        two = any(id(y) in ends for y in node.outputs) and any(id(y) in ends for y in twin.outputs)
+        if twin is node or two:
             kept.append(node)
         else:
             canonical.update((id(y), same) for y, same in zip(node.outputs, twin.outputs, strict=True))

@@ -14,6 +14,7 @@ from .graph import assemble, declared, prepare, with_weights
 from .inputs import enter
 from .load import Source
 from .passes.shapes import tensor_type
+from .respell import KEY
 from .split import declared_in, subgraph
 
 
@@ -54,7 +55,9 @@ def file_apart(model: onnx.ModelProto, card: Card) -> tuple[onnx.ModelProto, onn
         raise ModelError(f"the file has no tensor {lost[0]!r}, which its card names; compile it again")
     tensors = declared_in(model, list(places))
     rest = subgraph(model, model.graph.output, tensors)
-    rest.metadata_props.extend(model.metadata_props)
+    rest.metadata_props.extend(
+        entry for entry in model.metadata_props if entry.key != KEY
+    )  # of the whole file
     return subgraph(model, tensors), rest
 
 

@@ -16,7 +16,7 @@ from .draft import Dim
 from .emit import Emit
 from .errors import OptionError, TargetError
 from .graph import Value, append, assemble, declared, prepare, with_weights
-from .inputs import enter, explained_inputs
+from .inputs import enter, explained_inputs, without_lists
 from .load import PROTOBUF_LIMIT, Source, load
 from .loop import Inner, Loop, Sampling
 from .memory import choose_lanes
@@ -110,8 +110,11 @@ def _settled(method: Method, request: Request) -> Target:
 def open_stage(source: Source, method: Method, request: Request) -> tuple[Stage, dict[str, Any]]:
     """The prepared model with the method's views and reference, and the card's entry on what is explained."""
     graph = prepare(source.model, request.shapes)
+    explained = find_output(graph, request.output).name
+    if method.sampling is not None:
+        graph = without_lists(graph)
     graph, wrt, front = enter(graph, request.inputs)
-    output = find_output(graph, request.output)
+    output = graph.values[explained]
     head, squash = find_head(graph, output, request.head)
     _vet_head(head)
     graph = replace(graph, rows=locate(graph, wrt, head))

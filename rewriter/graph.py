@@ -20,7 +20,7 @@ from .passes.constants import drop_unread, fold, fold_sizes
 from .passes.functions import inline
 from .passes.operands import vet_operands
 from .passes.opset import lift
-from .passes.order import forget_unknown, sort_nodes
+from .passes.order import forget_unknown, sort_nodes, type_outputs
 from .passes.pixels import cast_first
 from .passes.shapes import TensorType, fix_inputs, infer, vet_shapes
 from .rows import Rows
@@ -117,6 +117,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, tuple[Dim, ...]] | None
     work = draft(model)
     sort_nodes(work)
     forget_unknown(work)
+    type_outputs(work)
     _check(work)
     inline(work)
     settle_ceil(

@@ -241,6 +241,35 @@ def _typed(work: Draft, before: Graph) -> dict[str, TensorType]:
     return types
 
 
+def without_lists(graph: Graph) -> Graph:
+    """The graph with outputs that are tensors alone: a loop carries nothing else. What is left out is noted; where the
+    scores are left out, the tensor that they were made of takes their place."""
+    lists = [value for value in graph.outputs if value.dtype is None]
+    if not lists:
+        return graph
+    work, names = graph.draft, {value.name for value in lists}
+    outputs = _copies(value for value in work.graph.output if value.name not in names)
+    for value in lists:
+        inner = unzipped(value)
+        work.notes.append(f"output {value.name!r} is no tensor, which a loop cannot carry: it is left out")
+        if inner is not value and inner.shape is not None and inner.name not in {v.name for v in outputs}:
+            outputs.append(declared(inner))
+    work.graph.ClearField("output")
+    work.graph.output.extend(outputs)
+    nodes = _read(work.graph, list(work.graph.node))
+    work.graph.ClearField("node")
+    work.graph.node.extend(nodes)
+    drop_unread(work)
+    return link(work, _typed(work, graph))
+
+
+def unzipped(value: Value) -> Value:
+    """What scikit-learn's converters give as a list of maps, class -> score, as the tensor that it was."""
+    maker = value.inputs[0] if value.inputs else None
+    zipped = maker is not None and maker.op == "ZipMap" and maker.domain == "ai.onnx.ml"
+    return maker.inputs[0] if maker is not None and zipped else value
+
+
 def _counted(entry: Entry) -> Value:
     """The tensor with the rows of its input by their name, where inference has lost it."""
     made, shape = entry.tensor, list(entry.tensor.shape or ())
@@ -264,4 +293,4 @@ def _copies(messages: Iterable[M]) -> list[M]:
     return [type(message).FromString(message.SerializeToString()) for message in messages]
 
 
-__all__ = ["Entry", "Front", "choose", "cut", "enter", "explained_inputs"]
+__all__ = ["Entry", "Front", "choose", "cut", "enter", "explained_inputs", "unzipped", "without_lists"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .draft import Dim
 from .errors import OptionError, nearest
 from .graph import Graph, Node, Value
 from .tape import carries, touched
@@ -45,18 +46,22 @@ def candidates(graph: Graph, wrt: Sequence[Value], head: Value) -> list[Value]:
 def find_layer(graph: Graph, wrt: Sequence[Value], head: Value, name: str | None = None) -> Value:
     """The layer named (a tensor, or a node with one output), or the default: the last tensor with channels and more
     than one cell on every path to the head, after its activation and before a pool that follows it. Its channels are
-    those that a convolution, a pool or a normalisation gave it, of any number of spatial axes and in any order: see
-    `channel_axis`.
+    those that a convolution, a pool or a normalisation gave it, in any order (see `channel_axis`); it has the spatial
+    axes of the input where a tensor has, and is no view that a normalisation was exported with.
 
     Raises OptionError when there is none, or no such name; the message lists what can be chosen.
     """
     nodes = touched(graph, wrt, head)
-    axes = _made(nodes)
+    axes = _axes(nodes)
     usual = [v for v in candidates(graph, wrt, head) if _spatial(v, axes.get(v.name)) and v is not head]
     if name is not None:
         return _named(nodes, usual, name)
     makers = {y.name: node for node in nodes for y in node.outputs}
-    usual = [value for value in usual if makers[value.name].op not in MOVES]
+    usual = [
+        value for value in usual if makers[value.name].op not in MOVES and not _viewed(makers[value.name])
+    ]
+    ranks = {len(x.shape or ()) for x in wrt}
+    usual = [value for value in usual if len(value.shape) in ranks] or usual
     if not usual:
         raise OptionError(
             "layer: no activation with channels and a spatial extent lies on every path to the target; "
@@ -77,7 +82,11 @@ def find_layer(graph: Graph, wrt: Sequence[Value], head: Value, name: str | None
 def channel_axis(graph: Graph, wrt: Sequence[Value], head: Value, value: Value) -> int | None:
     """Which axis of a tensor holds the channels, as far as the operators tell: those in WINDOWS read and write
     (N, C, spatial...), a Transpose moves the axis, operators on elements keep it. None where they do not tell."""
-    nodes = touched(graph, wrt, head)
+    return _axes(touched(graph, wrt, head)).get(value.name)
+
+
+def _axes(nodes: Sequence[Node]) -> dict[str, int]:
+    """Tensor -> its axis of channels: of what comes behind an operator that has a layout, and of what one reads."""
     axes = _made(nodes)
     for node in reversed(nodes):  # what a convolution reads has its channels there too
         axis = 1 if node.op in WINDOWS else next((axes[y.name] for y in node.outputs if y.name in axes), None)
@@ -93,18 +102,43 @@ def channel_axis(graph: Graph, wrt: Sequence[Value], head: Value, value: Value) 
                 node.op not in MOVES and len(read.shape) == len(node.outputs[0].shape or ())
             ):
                 axes[read.name] = axis
-    return axes.get(value.name)
+    return axes
 
 
 def _made(nodes: Sequence[Node]) -> dict[str, int]:
     """Tensor -> its axis of channels, for what comes behind the first operator that has a layout."""
     axes: dict[str, int] = {}
+    views: dict[str, tuple[int, Sequence[Dim]]] = {}
     for node in nodes:
-        found = _after(node, axes)
+        found = _back(node, views) if node.op == "Reshape" else _after(node, axes)
+        view: tuple[int, Sequence[Dim]] | None
+        if node.op == "Reshape" and node.inputs[0].name in axes:
+            view = (axes[node.inputs[0].name], node.inputs[0].shape)
+        else:
+            stays = node.op not in MOVES | MIXES
+            view = next((views[x.name] for x in node.inputs if stays and x.name in views), None)
         for y in node.outputs:
+            if view is not None:
+                views[y.name] = view
             if found is not None and y.shape is not None and len(y.shape) > found:
                 axes[y.name] = found
     return axes
+
+
+def _back(node: Node, views: Mapping[str, tuple[int, Sequence[Dim]]]) -> int | None:
+    """The axis of channels of a tensor that was looked at in another shape, and has its own again: exporters write
+    GroupNormalization so. views: tensor -> axis and shape of what it is a view of."""
+    if node.inputs[0].name not in views:
+        return None
+    axis, shape = views[node.inputs[0].name]
+    now = node.outputs[0].shape
+    known = (
+        now is not None and len(now) == len(shape) and isinstance(now[axis], int) and now[axis] == shape[axis]
+    )
+    fits = known and all(
+        a == b for a, b in zip(now[1:], shape[1:], strict=True) if isinstance(a, int) and isinstance(b, int)
+    )
+    return axis if fits else None
 
 
 def _after(node: Node, axes: Mapping[str, int]) -> int | None:
@@ -119,6 +153,13 @@ def _after(node: Node, axes: Mapping[str, int]) -> int | None:
     if node.op in MOVES | MIXES or len(set(known)) != 1 or ranks != {known[0][1]}:
         return None
     return known[0][0]
+
+
+def _viewed(node: Node) -> bool:
+    """Whether a normalisation works on a view: exporters write GroupNormalization as Reshape to (N, groups, -1),
+    InstanceNormalization and Reshape back, where neither axis is one of channels or cells."""
+    before = node.inputs[0].inputs[0].op if node.inputs and node.inputs[0].inputs else ""
+    return node.op == "InstanceNormalization" and before == "Reshape"
 
 
 def _embeds(graph: Graph, wrt: Sequence[Value], head: Value, layer: Value) -> bool:

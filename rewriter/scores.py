@@ -81,20 +81,7 @@ def scored(
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Prepare a model. Raises ModelError, OptionError (no such input, several inputs), TargetError (no such tensor)."""
-    graph, (wrt,), front = enter(prepare(source.model, shapes), None if x is None else (x,))
-    tokens = [e.x.name for e in front.entries.values() if e.table] if front is not None else []
-    if tokens:
-        raise OptionError(
-            f"input {tokens[0]!r} holds tokens or categories; perturbation changes pictures: take a gradient method, "
-            "which explains the embedding"
-        )
-    name = wrt.name if front is None else front.places[wrt.name]
-    if len(graph.inputs) > 1:
-        others = ", ".join(repr(value.name) for value in graph.inputs if value is not wrt)
-        raise OptionError(
-            f"the model has other inputs ({others}); perturbation takes models with one input: fix the others "
-            "as constants"
-        )
+    graph, wrt, name = _opened(source, x, shapes)
     ends = find_output(graph, output)
     logits, squash = find_head(graph, ends, "logits")
     if score in KINDS:
@@ -132,6 +119,26 @@ def _meant(graph: Graph, read: Value, score: str, squash: str | None) -> str:
             "classes: nothing tells along which axis their probabilities add up to 1; take score='output'"
         )
     return score
+
+
+def _opened(
+    source: Source, x: str | None, shapes: Mapping[str, tuple[Dim, ...]] | None
+) -> tuple[Graph, Value, str]:
+    """The prepared model, the input that is perturbed, and the model's name for it: pixels may be integers."""
+    graph, (wrt,), front = enter(prepare(source.model, shapes), None if x is None else (x,))
+    name = wrt.name if front is None else front.places[wrt.name]
+    if front is not None and front.entries[wrt.name].table:
+        raise OptionError(
+            f"input {name!r} holds tokens or categories; perturbation changes pictures: take a gradient method, "
+            "which explains the embedding"
+        )
+    if len(graph.inputs) > 1:
+        others = ", ".join(repr(value.name) for value in graph.inputs if value is not wrt)
+        raise OptionError(
+            f"the model has other inputs ({others}); perturbation takes models with one input: fix the others "
+            "as constants"
+        )
+    return graph, wrt, name
 
 
 def masked_model(of: Scored) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from .draft import Dim
 from .emit import Emit
 from .errors import TargetError, nearest
 from .graph import Graph, Value, variable
+from .inputs import unzipped
 from .rows import Along
 
 Target: TypeAlias = str | int | Sequence[int]
@@ -42,16 +43,9 @@ def find_output(graph: Graph, name: str | None) -> Value:
     if name is not None and name not in outputs:
         raise TargetError(f"no output {name!r}{nearest(name, outputs)}; the model has {', '.join(outputs)}")
     if name is not None:
-        return _unzipped(outputs[name])
-    found = [_unzipped(value) for value in graph.outputs]
+        return unzipped(outputs[name])
+    found = [unzipped(value) for value in graph.outputs]
     return next((value for value in found if value.shape and _is_float(value)), found[0])
-
-
-def _unzipped(value: Value) -> Value:
-    """What scikit-learn's converters give as a list of maps, class -> score, as the tensor that it was."""
-    maker = value.inputs[0] if value.inputs else None
-    zipped = maker is not None and maker.op == "ZipMap" and maker.domain == "ai.onnx.ml"
-    return maker.inputs[0] if maker is not None and zipped else value
 
 
 def _is_float(value: Value) -> bool:

@@ -21,7 +21,7 @@ from ..rewriter.graph import Value
 from ..rewriter.method import Option
 from ..rewriter.scene import Scene, Stage
 from .baselines import BASELINE, reference
-from .checks import whole
+from .checks import both, say_sides, sides, whole
 from .probability import ending, of_probability
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
@@ -73,7 +73,7 @@ def patches(name: str, value: Any) -> Patches | None:
 
 OPTIONS = MappingProxyType(
     {
-        "k": Option(10, None, "side of the windows", whole(1, 512)),
+        "k": Option(10, None, "side of the windows; or rows,columns", sides(1, 512)),
         "l": Option(
             None,
             None,
@@ -108,7 +108,8 @@ def difference(scene: Scene) -> Value:
             base = _plain(stage, scene.x, reference(stage, scene.x))
             windows = _box(g, g.Mul(grad, g.Sub(x, base)), plan)
         else:
-            rows, columns = (_bands(n, plan.k, plan.patches.side) for n in (plan.height, plan.width))
+            sizes = zip((plan.height, plan.width), plan.window, strict=True)
+            rows, columns = (_bands(n, k, plan.patches.side) for n, k in sizes)
             lines = [_joined(g, [_region(g, x, grad, plan, r, c) for c in columns], 3) for r in rows]
             windows = _joined(g, lines, 2)
         spread = _box(g, windows, plan, full=True)
@@ -143,15 +144,19 @@ class Plan:
     channels: int
     height: int
     width: int
-    k: int
+    k: int | tuple[int, int]
     patches: Patches | None
+
+    @property
+    def window(self) -> tuple[int, int]:
+        return both(self.k)
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """Windows that hold each pixel, (H, W)."""
         rows, columns = (
-            np.convolve(np.ones(n - self.k + 1, np.int64), np.ones(self.k, np.int64))
-            for n in (self.height, self.width)
+            np.convolve(np.ones(n - k + 1, np.int64), np.ones(k, np.int64))
+            for n, k in zip((self.height, self.width), self.window, strict=True)
         )
         return np.outer(rows, columns)
 
@@ -169,9 +174,9 @@ def planned(stage: Stage, x: Value) -> Plan:
         )
     channels, height, width = sizes
     k, side, found = options["k"], options["l"], options["gaussian"]
-    if k > min(height, width):
+    if both(k)[0] > height or both(k)[1] > width:
         raise OptionError(
-            f"{name}: a window of k={k} does not fit the picture, {height} x {width}; give a smaller k"
+            f"{name}: a window of k={say_sides(k)} does not fit the picture, {height} x {width}; give a smaller k"
         )
     if found is None:
         if side is not None:
@@ -179,10 +184,10 @@ def planned(stage: Stage, x: Value) -> Plan:
         return Plan(channels, height, width, k, None)
     if side is not None and side != found.side:
         raise OptionError(f"{name}: l={side}, but the Gaussian has patches of side {found.side}; leave l out")
-    if found.side < k or found.side > min(height, width):
+    if found.side < max(both(k)) or found.side > min(height, width):
         reason = (
-            f"is less than k={k}; give a smaller k"
-            if found.side < k
+            f"is less than k={say_sides(k)}; give a smaller k"
+            if found.side < max(both(k))
             else f"does not fit the picture, {height} x {width}"
         )
         raise OptionError(f"{name}: the side of the Gaussian's patches, {found.side}, {reason}")
@@ -219,41 +224,45 @@ def _bands(n: int, k: int, side: int) -> list[Band]:
 def _region(g: Emit, x: Value, grad: Value, plan: Plan, rows: Band, columns: Band) -> Value:
     """Σ_w ∂p/∂x (x - x'_w) of the windows of two bands, (rows, C, h, w)."""
     assert plan.patches is not None
-    k, c = plan.k, plan.channels
+    (down, across), c = plan.window, plan.channels
+    cells = down * across
     places = [(r, s) for r in rows.places for s in columns.places]
-    weight, bias = deviations(plan.patches, k, places)
+    weight, bias = deviations(plan.patches, plan.k, places)
     off = _conv(g, _cut(g, x, (rows.start, columns.start), (rows.stop, columns.stop), plan), weight, bias)
     many = (len(rows.places), len(columns.places))
     # Windows lie in two axes each: their place in a patch, and where the patch is. One of the two has one entry.
     if many[1] > 1 and rows.steps > 1:
-        off = g.Reshape(off, g.ints(0, c * k * k, many[1], rows.steps))
+        off = g.Reshape(off, g.ints(0, c * cells, many[1], rows.steps))
         off = g.Transpose(off, perm=[0, 1, 3, 2])
     high, wide = many[0] * rows.steps, many[1] * columns.steps
-    off = g.Reshape(off, g.ints(0, c, k * k, high, wide))
-    eye = np.tile(np.eye(k * k, dtype=np.float32).reshape(k * k, 1, k, k), (c, 1, 1, 1))
+    off = g.Reshape(off, g.ints(0, c, cells, high, wide))
+    eye = np.tile(np.eye(cells, dtype=np.float32).reshape(cells, 1, down, across), (c, 1, 1, 1))
     mine = _cut(g, grad, (rows.first, columns.first), (rows.last, columns.last), plan)
-    mine = g.Reshape(_conv(g, mine, eye), g.ints(0, c, k * k, high, wide))
+    mine = g.Reshape(_conv(g, mine, eye), g.ints(0, c, cells, high, wide))
     return g.ReduceSum(g.Mul(mine, off), g.ints(2), keepdims=0)
 
 
-def deviations(of: Patches, k: int, places: Sequence[tuple[int, int]]) -> tuple[Reals, Reals]:
+def deviations(
+    of: Patches, k: int | tuple[int, int], places: Sequence[tuple[int, int]]
+) -> tuple[Reals, Reals]:
     """The filter x_w - x'_w = (x_a - μ_a) - K (x_b - μ_b), K = Σ_ab Σ_bb⁻¹, for windows at (row, column) of their
-    patches: weight (C k² places, channels of a group, l, l), bias (C k² places,), in the order channel, pixel, place.
+    patches: weight (C k² places, channels of a group, l, l), bias (C k² places,), in the order channel, pixel, place;
+    k² are the pixels of a window, k × k or (rows, columns).
 
     K is that of Σ as it is given. Raises OptionError for a singular Σ_bb.
     """
-    groups, size = of.mu.shape
+    (down, across), (groups, size) = both(k), of.mu.shape
     each = of.channels // groups
-    made = np.zeros((groups, each, k * k, len(places), size))
+    made = np.zeros((groups, each, down * across, len(places), size))
     for i, (row, column) in enumerate(places):
         inside = np.zeros((each, of.side, of.side), bool)
-        inside[:, row : row + k, column : column + k] = True
+        inside[:, row : row + down, column : column + across] = True
         a, b = np.flatnonzero(inside), np.flatnonzero(~inside)
         slope = _slope(of.sigma, a, b)
         block = np.zeros((groups, a.size, size))
         block[:, np.arange(a.size), a] = 1.0
         block[:, :, b] = -slope
-        made[:, :, :, i] = block.reshape(groups, each, k * k, size)
+        made[:, :, :, i] = block.reshape(groups, each, down * across, size)
     bias = -np.einsum("gcpis,gs->gcpi", made, of.mu)
     weight = made.reshape(-1, each, of.side, of.side)
     return weight.astype(np.float32), bias.reshape(-1).astype(np.float32)
@@ -291,11 +300,11 @@ def _cut(g: Emit, x: Value, start: tuple[int, int], stop: tuple[int, int], plan:
 
 def _box(g: Emit, value: Value, plan: Plan, *, full: bool = False) -> Value:
     """Sums over k × k cells, one axis after the other. full: of every window that reaches in."""
-    reach = plan.k - 1 if full else 0
-    for shape in ((plan.k, 1), (1, plan.k)):
+    down, across = plan.window
+    for shape in ((down, 1), (1, across)):
         value.shape = value.shape or [None, plan.channels, None, None]
         ones = np.ones((plan.channels, 1, *shape), np.float32)
-        value = _conv(g, value, ones, pads=[min(reach, side - 1) for side in shape])
+        value = _conv(g, value, ones, pads=[side - 1 if full else 0 for side in shape])
     return value
 
 

@@ -16,7 +16,7 @@ from ..rewriter.method import Option, Options
 from ..rewriter.scene import Scene, Stage
 from ..rewriter.target import Samples, count_of
 from .baselines import BASELINE, reference
-from .checks import number, whole
+from .checks import both, number, say_sides, sides, whole
 from .probability import LOGARITHM, PROBABILITY, SIGMOID, VALUE, ending
 from .sampling import LANES, lanes_of
 
@@ -40,12 +40,12 @@ _SHARED = {
 }
 WINDOWS = MappingProxyType(
     {
-        "k": Option(15, None, "side of the square window, in pixels", whole(1, 1 << 15)),
+        "k": Option(15, None, "side of the square window, in pixels; or rows,columns", sides(1, 1 << 15)),
         "stride": Option(
             None,
             None,
-            "pixels from one window to the next; half of k by default",
-            lambda name, value: None if value is None else whole(1, 1 << 15)(name, value),
+            "pixels from one window to the next; half of k by default; or rows,columns",
+            lambda name, value: None if value is None else sides(1, 1 << 15)(name, value),
         ),
         "border": Option("shift", BORDERS, "the last window of a row: moved inside, or cut at the edge"),
         "reduce": Option("mean", REDUCES, "of the windows over a pixel"),
@@ -162,19 +162,21 @@ def occluded(options: Options) -> Sampling:
 
 def _bands(stage: Stage) -> tuple[Bits, Bits]:
     """The rows, and the columns, of the windows: (P, height), (Q, width)."""
-    k, stride = stage.options["k"], stage.options["stride"]
-    stride = max(1, k // 2) if stride is None else stride
-    if stride > k:
+    k, stride = both(stage.options["k"]), stage.options["stride"]
+    stride = (max(1, k[0] // 2), max(1, k[1] // 2)) if stride is None else both(stride)
+    said = f"k={say_sides(k)}"
+    if stride[0] > k[0] or stride[1] > k[1]:
         raise OptionError(
-            f"occlusion.graph: stride={stride} is larger than k={k}: pixels between windows stay uncovered"
+            f"occlusion.graph: stride={say_sides(stride)} is larger than {said}: pixels between windows stay uncovered"
         )
     size = _picture("occlusion.graph", stage)
-    if k > min(size):
+    if k[0] > size[0] or k[1] > size[1]:
+        most = min(size) if k[0] == k[1] else f"{size[0]},{size[1]}"
         raise OptionError(
-            f"occlusion.graph: k={k}: the window is larger than the image, {size[0]} x {size[1]}; give k up to "
-            f"{min(size)}"
+            f"occlusion.graph: {said}: the window is larger than the image, {size[0]} x {size[1]}; give k up to {most}"
         )
-    rows, columns = (_lines(length, spans(length, k, stride, stage.options["border"])) for length in size)
+    border = stage.options["border"]
+    rows, columns = (_lines(n, spans(n, k[i], stride[i], border)) for i, n in enumerate(size))
     return rows, columns
 
 

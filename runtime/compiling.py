@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,7 +19,7 @@ from ..rewriter.passes.shapes import tensor_type
 from ..rewriter.target import Target
 from ..rules.readouts import readout
 from ..rules.registry import find
-from .describe import Description, describe, find_labels
+from .describe import Description, describe, find_labels, sized
 from .explainer import Explainer
 from .lanes import parse_bytes
 from .settings import resolved, vet_overrides
@@ -65,11 +66,12 @@ def compile(
     model: path, bytes or ModelProto. method: a name of `onnxplain.methods()`, or a Method.
     target: "input" (the class is a graph input; -1 is the top class), "top", a class, a list of classes (rows),
         or "cotangent" (a graph input of the shape of the explained output).
-    output: which of several outputs, by name; the first by default. head: "logits" (looked for behind a
-        trailing Softmax, LogSoftmax or Sigmoid), "prob", "logprob", or the name of any tensor.
-    inputs: which inputs get an attribution; the first floating-point one of the highest rank by default.
+    output: which of several outputs, by name; the first with floating-point numbers by default. head: "logits" (looked
+        for behind a trailing Softmax, LogSoftmax or Sigmoid), "prob", "logprob", or the name of any tensor.
+    inputs: which inputs get an attribution; the first floating-point one of the highest rank by default. Of an
+        integer input the floating-point tensor is explained that a Cast, Gather or OneHot makes of it.
     reduce: adds a `heatmap`: readouts joined by commas, such as "maxabs" or "sum,sym" (METHODS 0.7).
-    shapes: fixes symbolic sizes of inputs, {"image": ["N", 3, 224, 224]}.
+    shapes: fixes symbolic sizes of inputs, {"image": ["N", 3, 224, 224]}; photos are brought to them.
     preprocessing, labels: stored in the file for whoever feeds it pictures; see `describe`.
     lowering: the forms that the file is written in: "portable", or those of one provider ("cpu", "cuda", "tensorrt",
         "web"). A session opened here spells a portable file for its own provider anyway.
@@ -86,7 +88,7 @@ def compile(
 
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
-    about = description(model, source.model, preprocessing, labels)
+    about = description(model, source.model, preprocessing, labels, shapes)
     request = Request(
         target=target,
         output=output,
@@ -136,15 +138,23 @@ def description(
     proto: onnx.ModelProto,
     preprocessing: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    shapes: Mapping[str, Sequence[Dim]] | None = None,
 ) -> Description | None:
-    """The description of a model; None when its input is no picture and nobody said it was."""
-    shape = picture_shape(proto)
+    """The description of a model; None when its input is no picture and nobody said it was. shapes: sizes that inputs
+    are given, which photos are then brought to."""
+    found = picture_input(proto)
+    asked = None if found is None else (shapes or {}).get(found.name)
+    kind = None if found is None else tensor_type(found)
+    shape = picture_shape(proto) if asked is None else tuple(asked)
     try:
-        return describe(model, shape, metadata_of(proto), preprocessing=preprocessing, labels=labels)
+        about = describe(model, shape, metadata_of(proto), preprocessing=preprocessing, labels=labels)
     except ModelError:
         if preprocessing is not None:
             raise OptionError("preprocessing was given, but the model's input is not a picture") from None
         return None
+    if about.guessed and kind is not None and kind.dtype is not None and kind.dtype.kind in "iu":
+        about = replace(about, preprocessing=about.preprocessing.scaled("raw"))  # pixels as they are
+    return about if asked is None else sized(about, shape)
 
 
 def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
@@ -153,6 +163,12 @@ def metadata_of(proto: onnx.ModelProto) -> dict[str, str]:
 
 def picture_shape(proto: onnx.ModelProto) -> tuple[Dim, ...]:
     """Shape of the first input of four axes, else of the first input."""
+    found = picture_input(proto)
+    return () if found is None else tensor_type(found).shape or ()
+
+
+def picture_input(proto: onnx.ModelProto) -> onnx.ValueInfoProto | None:
+    """The first input of four axes, else the first input."""
     parameters = {tensor.name for tensor in proto.graph.initializer}
-    shapes = [tensor_type(value).shape or () for value in proto.graph.input if value.name not in parameters]
-    return next((shape for shape in shapes if len(shape) == 4), shapes[0] if shapes else ())
+    inputs = [value for value in proto.graph.input if value.name not in parameters]
+    return next((x for x in inputs if len(tensor_type(x).shape or ()) == 4), inputs[0] if inputs else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,24 @@ def describe(
     if not isinstance(record, Mapping):
         raise OptionError(f"preprocessing in {where} is {type(record).__name__} and no JSON object")
     return Description(from_record(record), where, names)
+
+
+def sized(about: Description, shape: Sequence[int | str | None]) -> Description:
+    """The description for an input of this shape: photos are brought to its height and width where both are fixed, as
+    they are for the size that the description knows. Raises OptionError where they cannot be."""
+    p = about.preprocessing
+    sides = shape[2:] if p.layout == "NCHW" else shape[1:3]
+    fixed = tuple(side for side in sides if isinstance(side, int))
+    if len(shape) != 4 or len(fixed) != 2 or fixed == p.size:
+        return about
+    shorter = p.shorter
+    if shorter is not None and p.size is not None:
+        shorter = max(round(shorter * max(fixed) / max(p.size)), *fixed)
+    elif shorter is not None:
+        shorter = max(shorter, *fixed)
+    resize = "stretch" if p.resize == "none" else p.resize
+    made = replace(p, size=(fixed[0], fixed[1]), shorter=shorter, resize=resize)
+    return replace(about, preprocessing=made)
 
 
 def find_labels(

@@ -20,7 +20,7 @@ from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
 from .atomic import write_bytes
-from .feeding import given_cotangent, model_feeds, typed
+from .feeding import own_feeds, seeds, typed
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
 from .opening import open_session, serialize, table_for
 from .providers import create_session, is_auto
@@ -72,7 +72,8 @@ class Explainer:
 
     `model` is its ModelProto, `card` its metadata. Called with x, an array or a dict of arrays by input name,
     and for files compiled with target="input" the class (an integer, or one a sample; -1 is the top class,
-    which is the default). Floating-point arrays are converted to the type of their input.
+    which is the default). Arrays are converted to the type of their input where the numbers stay what they are; pixels
+    that are not prepared are refused where the card says how pictures are.
 
     memory: bytes that weights and working memory may take together, as a number or "512MB"; by default half of what is
     available. More rows than fit (of the batch, or cotangents of one sample) are run in chunks: which ones is
@@ -195,7 +196,7 @@ class Explainer:
         declared = {node.name: node.type for node in self.session.get_inputs()}
         added = {"input": "target", "cotangent": "cotangent"}.get(str(aim))
         own = {name: kind for name, kind in declared.items() if not self._of_method(name)}
-        feeds = model_feeds(x, own, added)
+        feeds = own_feeds(x, own, added, self.card.preprocessing)
         feeds |= self._method_feeds(
             {name: kind for name, kind in declared.items() if name not in own}, more, feeds
         )
@@ -205,9 +206,7 @@ class Explainer:
         elif target is not None:
             raise TargetError(f"this file explains a fixed target ({aim!r}); compile it with target='input'")
         if aim == "cotangent":
-            feeds["cotangent"] = given_cotangent(
-                cotangent, declared["cotangent"], rows, self.card.target.get("rows")
-            )
+            feeds["cotangent"] = seeds(cotangent, declared["cotangent"], rows, self.card.target.get("rows"))
         elif cotangent is not None:
             raise TargetError("this file takes no cotangent; compile it with target='cotangent'")
         check_feeds(self.session, feeds)  # of the whole: in a chunk the numbers of rows are others

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,58 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     """
     with open_regular(path) as file:
         return decode(file, repr(os.fspath(path)), Bounds(max_pixels))
+
+
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any]"
+"""A file, a Pillow image, or its pixels."""
+
+
+def opened(picture: Picture) -> Image.Image:
+    """A picture from a file, a Pillow image or an array of pixels: (H, W), (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4),
+    integers from 0 to 255. Raises ImageError for anything else: fractions have no defined range."""
+    if isinstance(picture, Image.Image):
+        return picture
+    return _of_pixels(picture) if isinstance(picture, np.ndarray) else read_image(picture)
+
+
+def opened_all(pictures: Picture | Sequence[Picture]) -> list[Picture]:
+    """One picture, or several, as a list; an array (N, H, W, C) holds N."""
+    if isinstance(pictures, np.ndarray):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    return [pictures] if isinstance(pictures, (str, os.PathLike, Image.Image)) else list(pictures)
+
+
+def _of_pixels(array: npt.NDArray[Any]) -> Image.Image:
+    said = f"an array of {array.dtype} and shape {list(array.shape)}"
+    if array.dtype.kind not in "iu":
+        raise ImageError(
+            f"{said} is no picture: pixels are integers from 0 to 255. Of a prepared model input the explanation is "
+            "onnxplain.compile(...)(array)"
+        )
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)) or 0 in array.shape:
+        raise ImageError(f"{said} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(
+            f"the array has {array.shape[1]} x {array.shape[0]} pixels, over the limit of {MAX_PIXELS}; scale it down first"
+        )
+    if array.min() < 0 or array.max() > 255:
+        raise ImageError(f"{said} holds {array.min()} to {array.max()}; pixels are integers from 0 to 255")
+    pixels = np.ascontiguousarray(array, np.uint8)
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def vet_pixels(array: npt.NDArray[Any], record: Mapping[str, Any] | None, name: str) -> None:
+    """Raises ImageError for integers in the place of a prepared picture: pixels from 0 to 255 that nobody has brought
+    to what the model was trained on. record: the preprocessing as a file holds it, None where nobody knows."""
+    if record is None or array.dtype.kind not in "iu" or array.ndim not in (3, 4):
+        return
+    numbers = [*record.get("mean", ()), *(value - 1 for value in record.get("std", ()))]
+    if array.ndim == 4 and not any(numbers):
+        return  # the model takes pixels as they are
+    raise ImageError(
+        f"{name} is a picture of {array.dtype}, and the model takes prepared ones (mean {record.get('mean')}, std "
+        f"{record.get('std')}): give the photo to onnxplain.explain, or, if it is prepared, cast it to float32"
+    )
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> tuple[npt.NDArray[np.float32], Image.Image]:

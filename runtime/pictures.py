@@ -21,7 +21,7 @@ from ..rules.registry import find
 from .compiling import Model, compile, description
 from .describe import Description
 from .explainer import Explainer
-from .images import prepare, read_image, save_image
+from .images import Picture, opened, opened_all, prepare, save_image
 from .panel import Cell, Row, panel
 from .perturb.registry import refuse_techniques
 from .render import back_projection, overlay, readout, signed
@@ -82,7 +82,7 @@ class Explanations(Sequence[Explained]):
 
 def explain(
     model: Model,
-    images: str | os.PathLike[str] | Image.Image | Sequence[str | os.PathLike[str] | Image.Image],
+    images: Picture | Sequence[Picture],
     methods: str | Sequence[str] | None = None,
     *,
     target: int | str = "top",
@@ -93,17 +93,18 @@ def explain(
 ) -> Explanations:
     """Explain photos with one or several methods ("saliency,guided-backprop" or a list).
 
+    images: files, Pillow images or arrays of pixels, (H, W, 3) of integers from 0 to 255; one, or a list of them.
     target: "top" (each photo's own top class), a class index, or a class name of the labels. Everything else
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
-    pictures = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+    pictures = opened_all(images)
     vetting = {key: options.pop(key) for key in VETTING if key in options}
     source = load_source(model, **vetting)
     if methods is None:
         methods = read_card(source.model).method if is_explanation(source.model) else "saliency"
     names = _names(methods)
-    about = description(model, source.model, preprocessing, labels)
+    about = description(model, source.model, preprocessing, labels, options.get("shapes"))
     if about is None:
         raise ModelError(
             "the model's input is not a picture; use the Python API: onnxplain.compile(...)(array)"
@@ -167,9 +168,8 @@ def _explainer(source: Source, name: str, about: Description, options: dict[str,
     )
 
 
-def _prepared(picture: str | os.PathLike[str] | Image.Image, about: Description) -> tuple[Array, Image.Image]:
-    image = picture if isinstance(picture, Image.Image) else read_image(picture)
-    return prepare(image, about.preprocessing)
+def _prepared(picture: Picture, about: Description) -> tuple[Array, Image.Image]:
+    return prepare(opened(picture), about.preprocessing)
 
 
 def class_index(target: int | str, labels: Sequence[str] | None) -> int:
@@ -179,8 +179,16 @@ def class_index(target: int | str, labels: Sequence[str] | None) -> int:
     except ValueError:
         word = str(target).lower()
     names = [name.lower() for name in labels or ()]
-    if word in names:
-        return names.index(word)
+    found = [i for i, name in enumerate(names) if name == word]
+    if len(found) > 1:  # ImageNet has two cranes; of names that differ in case alone the exact one is meant
+        exact = [i for i in found if labels is not None and labels[i] == target]
+        if len(exact) != 1:
+            raise TargetError(
+                f"{target!r} is the name of classes {', '.join(map(str, found))}; give the index"
+            )
+        return exact[0]
+    if found:
+        return found[0]
     raise TargetError(
         f"no class is called {target!r}{nearest(word, names)}; "
         "give an index, 'top', or a name of the model's labels"

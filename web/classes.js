@@ -28,8 +28,11 @@ export class Classes {
     this.names = names ?? Array.from({ length: size ?? 0 }, (_, i) => `class ${i}`);
   }
 
+  /** With the number where several classes have the name: ImageNet has two cranes. */
   name(index) {
-    return index < 0 ? "top class" : (this.names[index] ?? `class ${index}`);
+    if (index < 0) return "top class";
+    const name = this.names[index] ?? `class ${index}`;
+    return this.names.indexOf(name) === this.names.lastIndexOf(name) ? name : `${name} (${index})`;
   }
 
   show(index) {
@@ -44,6 +47,12 @@ export class Classes {
       if (this.names[i].toLowerCase().includes(words) || String(i) === words) found.push(i);
     }
     return found;
+  }
+
+  /** Classes of this very name. */
+  twins(text) {
+    const name = text.trim().toLowerCase();
+    return this.names.filter((known) => known.toLowerCase() === name).length;
   }
 
   open(text = this.field.value) {
@@ -86,6 +95,7 @@ export class Classes {
       this.mark((Math.max(this.active, step < 0 ? 0 : -1) + step + count) % count);
     } else if (event.key === "Enter" && !this.list.hidden && count) {
       event.preventDefault();
+      if (this.active < 0 && this.twins(this.field.value) > 1) return; // which one is meant, the list has to say
       this.choose(Number(this.list.children[Math.max(0, this.active)].dataset.index));
     } else if (event.key === "Escape") {
       this.close();

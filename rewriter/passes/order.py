@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 import onnx
+import onnx.shape_inference
 
 from ..draft import Draft, captured
 from ..errors import ModelError
@@ -21,7 +22,10 @@ def is_name(text: str) -> bool:
 
 
 def forget_unknown(draft: Draft) -> None:
-    """A size without a name is unknown: every one for itself."""
+    """A size without a name is unknown: every one for itself. The batch of a model's only input is then called N, so
+    that rows can be told from other sizes."""
+    leads = [x.type.tensor_type.shape.dim[:1] for x in draft.graph.input]
+    nameless = [dim for lead in leads for dim in lead if dim.dim_param and not is_name(dim.dim_param)]
     for graph in _graphs(draft.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             if not value.type.HasField("tensor_type"):
@@ -29,6 +33,56 @@ def forget_unknown(draft: Draft) -> None:
             for dim in value.type.tensor_type.shape.dim:
                 if dim.HasField("dim_param") and not is_name(dim.dim_param):
                     dim.ClearField("dim_param")
+    if len(leads) == 1 and nameless and not _uses(draft.graph, "N"):
+        nameless[0].dim_param = "N"
+
+
+def _uses(graph: onnx.GraphProto, name: str) -> bool:
+    """Whether a size has this name."""
+    values = (*graph.input, *graph.output, *graph.value_info)
+    return any(dim.dim_param == name for value in values for dim in value.type.tensor_type.shape.dim)
+
+
+def type_outputs(draft: Draft) -> None:
+    """Outputs that the file declares without a type or a shape get what shape inference finds, as onnxruntime does it;
+    onnx's checker refuses them. Raises ModelError for one whose type is found nowhere."""
+    bare = [value for value in draft.graph.output if not _declares(value)]
+    if not bare:
+        return
+    known = {value.name: value for value in _inferred(draft, {value.name for value in bare})}
+    for value in bare:
+        found = known.get(value.name)
+        kind = value.type.tensor_type.elem_type or (
+            found.type.tensor_type.elem_type if found is not None else 0
+        )
+        if not kind:
+            raise ModelError(
+                f"output {value.name!r} has no type, and none can be inferred for it; export the model again"
+            )
+        if found is not None and found.type.tensor_type.HasField("shape"):
+            value.type.CopyFrom(found.type)
+        else:  # of unknown rank: the checker wants a shape, and gets it while it looks
+            value.type.tensor_type.elem_type = kind
+
+
+def _declares(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    tensor = value.type.tensor_type
+    return kind is not None and (
+        kind != "tensor_type" or (tensor.elem_type != 0 and tensor.HasField("shape"))
+    )
+
+
+def _inferred(draft: Draft, names: set[str]) -> Iterable[onnx.ValueInfoProto]:
+    model = draft.closed()
+    kept = [value for value in model.graph.output if value.name not in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        return ()  # said where all shapes are inferred
+    return (*graph.value_info, *graph.input, *graph.output)
 
 
 def sort_nodes(draft: Draft) -> None:
@@ -91,4 +145,4 @@ def _inner(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     ]
 
 
-__all__ = ["forget_unknown", "is_name", "sort_nodes"]
+__all__ = ["forget_unknown", "is_name", "sort_nodes", "type_outputs"]

@@ -13,6 +13,7 @@ def share(
 ) -> tuple[list[Node], list[Value]]:
     """Merge emitted nodes that compute the same thing, then drop those that no output needs. also: nodes that are not
     emitted, but whose inputs are to follow."""
+    ends = {id(y) for y in outputs}  # each has a name of its own: two equal ones are two outputs all the same
     canonical: dict[int, Value] = {}
     seen: dict[Any, Node] = {}
     kept: list[Node] = []
@@ -20,7 +21,8 @@ def share(
         reconnect(node, canonical)
         key = (node.domain, node.op, tuple(id(x) if x.name else 0 for x in node.inputs), _frozen(node.attrs))
         twin = seen.setdefault((*key, len(node.outputs)), node)
-        if twin is node:
+        two = any(id(y) in ends for y in node.outputs) and any(id(y) in ends for y in twin.outputs)
+        if twin is node or two:
             kept.append(node)
         else:
             canonical.update((id(y), same) for y, same in zip(node.outputs, twin.outputs, strict=True))

@@ -235,10 +235,11 @@ def _lightest(prober: Prober, job: Job, knob: Knob) -> Job | None:
 
 
 def _set(prober: Prober, job: Job, knob: Knob, value: int) -> Job:
-    settings = dataclasses.replace(job.settings, **{knob.name: value})
+    taken = knob.taken(job.settings, value)
+    settings = dataclasses.replace(job.settings, **{knob.name: taken})
     count = Estimate(job.technique.count(prober, settings, job.classes), job.estimate.each)
-    asked, _ = job.changed.get(knob.name, (knob.now(job.settings), 0))
-    changed = {**job.changed, knob.name: (asked, value)}
+    asked, _ = job.changed.get(knob.name, (getattr(job.settings, knob.name), 0))
+    changed = {**job.changed, knob.name: (asked, taken)}
     return dataclasses.replace(job, settings=settings, estimate=count, changed=changed)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rewriter.errors import OptionError, nearest
-from ...rules.checks import whole
+from ...rules.checks import both, say_sides, sides, whole
 from ..lanes import Progress
 from .gaussian import Gaussian, Surroundings, vet_fit
 from .probing import Array, Fills, Places, Prober
-from .technique import Knob, Technique, setting
+from .technique import Knob, Sides, Technique, coarser, setting
+from .windows import average, corners
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
@@ -29,9 +30,11 @@ SLACK = 1e-5
 class Windows:
     """What both algorithms ask. gaussian is for the variant "conditional", images for "marginal"."""
 
-    k: int = setting(10, "side of the square window, in pixels")
+    k: int | tuple[int, int] = setting(10, "side of the square window, in pixels; or rows,columns")
     l: int = setting(18, "side of the patch that a window is conditioned on, as in the Gaussian")  # noqa: E741
-    stride: int = setting(1, "pixels from one window to the next, at most k")
+    stride: int | tuple[int, int] = setting(
+        1, "pixels from one window to the next, at most k; or rows,columns"
+    )
     variant: Literal["conditional", "marginal"] = setting(
         "conditional",
         "a window is filled by what the pixels around it say, or by what other images have there",
@@ -50,18 +53,26 @@ class Windows:
     )
 
     def __post_init__(self) -> None:
-        for name in ("k", "l", "stride", "laplace"):
+        for name in ("l", "laplace"):
             whole(1, 1 << 50)(name, getattr(self, name))
+        for name in ("k", "stride"):
+            object.__setattr__(self, name, sides(1, 1 << 50)(name, getattr(self, name)))
         for name, known in (("variant", VARIANTS), ("odds", ODDS)):
             _one_of(name, getattr(self, name), known)
-        if self.stride > self.k:
+        if any(step > k for step, k in zip(both(self.stride), self.window, strict=True)):
             raise OptionError(
-                f"stride={self.stride} is larger than k={self.k}: pixels between windows stay uncovered"
+                f"stride={say_sides(self.stride)} is larger than k={say_sides(self.k)}: pixels between windows stay "
+                "uncovered"
             )
         if self.variant == "conditional":
             self._vet_gaussian()
         else:
             object.__setattr__(self, "images", self._vetted_images())
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width)."""
+        return both(self.k)
 
     def _vet_gaussian(self) -> None:
         if self.gaussian is None:
@@ -71,9 +82,9 @@ class Windows:
             )
         if not isinstance(self.gaussian, Gaussian):
             raise OptionError(f"gaussian is {type(self.gaussian).__name__}; give a Gaussian (load_gaussian)")
-        if self.l < self.k:
+        if self.l < max(self.window):
             raise OptionError(
-                f"the outer patch, l={self.l}, is smaller than the window, k={self.k}; give l of k or more"
+                f"the outer patch, l={self.l}, is smaller than the window, k={say_sides(self.k)}; give l of k or more"
             )
         if self.gaussian.patch != self.l:
             raise OptionError(
@@ -120,29 +131,6 @@ class Mean(Windows):
     """Settings of Algorithm 2."""
 
 
-def corners(size: tuple[int, int], window: int, stride: int = 1) -> Places:
-    """The windows of a picture, (P, 2), row by row. The last of a row or column is shifted inside where the stride does
-    not meet the border, so that every pixel is covered. OptionError for a window larger than the picture."""
-    if window > min(size):
-        raise OptionError(
-            f"k={window}: the window is larger than the image, {size[0]} x {size[1]}; give k up to {min(size)}"
-        )
-    rows, columns = (np.unique([*range(0, n - window, stride), n - window]) for n in size)
-    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-    return np.asarray(grid.reshape(-1, 2), np.int64)
-
-
-def average(places: Places, window: int, values: Doubles, size: tuple[int, int]) -> Doubles:
-    """WE / counts: the mean of values (P, classes) over the windows that cover a pixel, (classes, height, width); 0
-    where none does."""
-    total = np.zeros((values.shape[1], *size))
-    counts = np.zeros(size)
-    for (r, c), value in zip(places, values, strict=True):
-        total[:, r : r + window, c : c + window] += value[:, None, None]
-        counts[r : r + window, c : c + window] += 1
-    return np.asarray(total / np.maximum(counts, 1))
-
-
 def log_odds(p: npt.ArrayLike, classes: int, laplace: int) -> Doubles:
     """log2 (p' / (1 - p')), p' = (p N + 1)/(N + K): finite for p = 0 and p = 1. A single probability is one of two
     classes, K = 2."""
@@ -162,7 +150,7 @@ def differences(prober: Prober, of: Windows, found: Doubles, classes: Sequence[i
 def mean_scores(
     prober: Prober,
     places: Places,
-    window: int,
+    window: Sides,
     fills: Fills,
     samples: int,
     classes: Sequence[int],
@@ -170,7 +158,7 @@ def mean_scores(
 ) -> Doubles:
     """P(c | x without window) of windows (P, 2): the mean over `samples` fills of each, (P, classes). fills: index
     s + samples w is sample s of window w."""
-    scores = prober.windows(np.repeat(places, samples, axis=0), (window, window), fills, classes, tell)
+    scores = prober.windows(np.repeat(places, samples, axis=0), both(window), fills, classes, tell)
     return np.asarray(scores.reshape(len(places), samples, len(classes)).mean(axis=1, dtype=np.float64))
 
 
@@ -212,7 +200,9 @@ def run_mean(prober: Prober, of: Mean, classes: Sequence[int], tell: Progress | 
             prober, of, lambda index: around.means(places[index]).astype(np.float32), 1, classes, tell
         )
     mean = _vet_images(prober, of).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return prediction_difference(prober, of, lambda index: _cut(mean, places[index], of.k), 1, classes, tell)
+    return prediction_difference(
+        prober, of, lambda index: _cut(mean, places[index], of.window), 1, classes, tell
+    )
 
 
 def count_sampling(prober: Prober, of: Sampling) -> int:
@@ -244,12 +234,13 @@ def _marginal_samples(prober: Prober, of: Sampling) -> Callable[[Places], Array]
     images = _vet_images(prober, of)
 
     def draws(places: Places) -> Array:
-        found = np.empty((len(places), of.samples, prober.channels, of.k, of.k), np.float32)
+        high, wide = of.window
+        found = np.empty((len(places), of.samples, prober.channels, high, wide), np.float32)
         chosen = np.arange(of.samples)
         for fill, (r, c) in zip(found, places, strict=True):
             if of.pick == "random":
                 chosen = _random(of.seed, int(r), int(c)).permutation(len(images))[: of.samples]
-            fill[:] = images[chosen, :, r : r + of.k, c : c + of.k]
+            fill[:] = images[chosen, :, r : r + high, c : c + wide]
         return found
 
     return draws
@@ -260,18 +251,18 @@ def _random(seed: int, row: int, column: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, row, column)))
 
 
-def _cut(plane: Array, places: Places, window: int) -> Array:
-    return np.stack([plane[:, r : r + window, c : c + window] for r, c in places])
+def _cut(plane: Array, places: Places, window: tuple[int, int]) -> Array:
+    return np.stack([plane[:, r : r + window[0], c : c + window[1]] for r, c in places])
 
 
 def _surroundings(prober: Prober, of: Windows) -> Surroundings:
-    return Surroundings(_vet_gaussian(prober, of), prober.planes, (of.k, of.k))
+    return Surroundings(_vet_gaussian(prober, of), prober.planes, of.window)
 
 
 def _vet_gaussian(prober: Prober, of: Windows) -> Gaussian:
     """OptionError for a Gaussian of other inputs than the model's."""
     assert of.gaussian is not None, "the settings have seen to that"
-    vet_fit(of.gaussian, (prober.channels, *prober.size), (of.k, of.k))
+    vet_fit(of.gaussian, (prober.channels, *prober.size), of.window)
     fitted, own = of.gaussian.provenance.get("preprocessing"), prober.asked.preprocessing
     if isinstance(fitted, Mapping) and own is not None:
         for key in ("color", "mean", "std"):
@@ -315,7 +306,7 @@ def _plain(value: Any) -> Any:
     return [float(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-_COARSER = Knob("stride", lambda s: int(s.stride), lambda s: int(s.k))
+_COARSER = coarser(lambda s: s.stride)
 
 PDA_SAMPLING = Technique(
     name="pda.sampling",

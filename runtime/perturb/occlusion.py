@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...rewriter.errors import OptionError
-from ...rules.checks import whole
+from ...rules.checks import both, say_sides, sides
 from ...rules.masks import BORDERS, REDUCES, spans
 from ..lanes import Progress
 from .backdrop import backdrop, check_backdrop
 from .probing import Array, Places, Prober
-from .technique import Knob, Technique, setting
+from .technique import Technique, coarser, setting, vet_window
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,10 @@ class OcclusionSettings:
     """stride None becomes half the window: a pixel then lies in about four windows, and a picture of 224 x 224 takes
     961 copies where stride 1 takes 44100."""
 
-    k: int = setting(15, "side of the square window, in pixels")
-    stride: int | None = setting(None, "pixels from one window to the next; by default half of k")
+    k: int | tuple[int, int] = setting(15, "side of the square window, in pixels; or rows,columns")
+    stride: int | tuple[int, int] | None = setting(
+        None, "pixels from one window to the next; by default half of k; or rows,columns"
+    )
     value: float | str | tuple[float, ...] = setting(
         0.0, "what covers the window, as the model sees it: a number, mean, blur or blur:SIGMA"
     )
@@ -34,12 +36,16 @@ class OcclusionSettings:
     reduce: Literal["mean", "sum"] = setting("mean", "of the windows over a pixel: mean or sum")
 
     def __post_init__(self) -> None:
-        whole(1, 1 << 30)("k", self.k)
+        side = sides(1, 1 << 30)
+        object.__setattr__(self, "k", side("k", self.k))
         if self.stride is None:
-            object.__setattr__(self, "stride", max(1, self.k // 2))
-        if whole(1, 1 << 30)("stride", self.stride) > self.k:
+            high, wide = (max(1, n // 2) for n in both(self.k))
+            object.__setattr__(self, "stride", high if isinstance(self.k, int) else (high, wide))
+        object.__setattr__(self, "stride", side("stride", self.stride))
+        if any(step > k for step, k in zip(self.step, both(self.k), strict=True)):
             raise OptionError(
-                f"stride={self.stride} is larger than k={self.k}: pixels between windows stay uncovered"
+                f"stride={say_sides(self.step)} is larger than k={say_sides(self.k)}: pixels between windows stay "
+                "uncovered"
             )
         check_backdrop(self.value)
         for name, value, known in (("border", self.border, BORDERS), ("reduce", self.reduce, REDUCES)):
@@ -47,8 +53,9 @@ class OcclusionSettings:
                 raise OptionError(f"{name}={value!r} is none of {', '.join(known)}")
 
     @property
-    def step(self) -> int:
-        return self.stride or 1
+    def step(self) -> tuple[int, int]:
+        """Along rows and columns."""
+        return both(self.stride or 1)
 
 
 @dataclass(frozen=True)
@@ -59,9 +66,9 @@ class Windows:
     size: tuple[int, int]
 
 
-def _spans(length: int, s: OcclusionSettings) -> list[tuple[Places, int]]:
-    """(starts, length) of the windows along one axis; a truncated one stands by itself."""
-    found = spans(length, s.k, s.step, s.border)
+def _spans(length: int, s: OcclusionSettings, axis: int) -> list[tuple[Places, int]]:
+    """(starts, length) of the windows along an axis; a truncated one stands by itself."""
+    found = spans(length, both(s.k)[axis], s.step[axis], s.border)
     sizes = found[:, 1] - found[:, 0]
     return [(found[sizes == size, 0], int(size)) for size in np.unique(sizes)[::-1]]
 
@@ -69,16 +76,13 @@ def _spans(length: int, s: OcclusionSettings) -> list[tuple[Places, int]]:
 def tiling(size: tuple[int, int], s: OcclusionSettings) -> list[Windows]:
     """All windows of an image of (height, width), one entry a window size. Every pixel is covered.
 
-    border="shift": the last window of a row or column moves inside, so all have k x k pixels. "truncate": it is cut at
+    border="shift": the last window of a row or column moves inside, so all are of one size. "truncate": it is cut at
     the edge, as Captum's are. OptionError for a window larger than the image.
     """
-    if s.k > min(size):
-        raise OptionError(
-            f"k={s.k}: the window is larger than the image, {size[0]} x {size[1]}; give k up to {min(size)}"
-        )
+    vet_window(size, s.k)
     found = []
-    for rows, height in _spans(size[0], s):
-        for columns, width in _spans(size[1], s):
+    for rows, height in _spans(size[0], s, 0):
+        for columns, width in _spans(size[1], s, 1):
             grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
             found.append(Windows(grid.reshape(-1, 2).astype(np.int64), (height, width)))
     return found
@@ -131,7 +135,7 @@ OCCLUSION = Technique(
     forwards=_count,
     run=_run,
     cost="one a window: (⌈(H - k) / stride⌉ + 1)(⌈(W - k) / stride⌉ + 1)",
-    lighter=(Knob("stride", lambda s: int(s.step), lambda s: int(s.k)),),
+    lighter=(coarser(lambda s: s.stride),),
 )
 
 __all__ = ["OCCLUSION", "OcclusionSettings", "Windows", "drops", "tiling"]

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from ...rewriter.load import load
 from ...rewriter.scores import KINDS
 from ..compiling import Model, description, metadata_of
 from ..describe import Description, find_labels
-from ..images import prepare, read_image
+from ..images import Picture, opened, prepare, vet_pixels
 from ..lanes import Progress
 from ..pictures import class_index
 from .budget import Budget, Estimate, Job, estimate, parse_budget, within
@@ -54,7 +54,8 @@ def perturb(
 ) -> Found:
     """Explain one image by what a model says of changed copies of it.
 
-    image: a model input (1, *x), or a photo (path or Pillow image), prepared as the model's description says.
+    image: a model input (1, *x), or a photo (path, Pillow image or 8-bit pixels (H, W, 3)), prepared as the model's
+    description says.
     method: a technique, or its name; see `onnxplain methods`. target: "top", a class, a name of the labels, or several
     of them: a map each. score: "probability", "logit", "output" or the name of a tensor, whose elements are then the
     classes. budget: what may be spent, "60s", "5m", or a number of forward passes; a short trial comes first, and what
@@ -166,11 +167,15 @@ def open_probe(
     about = description(model, source.model, preprocessing, labels)
     names = about.labels if about is not None else find_labels(model, metadata_of(source.model), labels)
     shown = None
-    if isinstance(image, (str, os.PathLike, Image.Image)):
+    pixels = (
+        isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and about is not None
+    )
+    if pixels or isinstance(image, (str, os.PathLike, Image.Image)):
         if about is None:
             raise ModelError("the model's input is not a picture; give onnxplain.perturb an array")
-        picture = image if isinstance(image, Image.Image) else read_image(image)
-        image, shown = prepare(picture, about.preprocessing)
+        image, shown = prepare(opened(cast("Picture", image)), about.preprocessing)
+    elif about is not None and not about.guessed:
+        vet_pixels(np.asarray(image), about.preprocessing.to_record(), "the image")
     told = about is not None and (shown is not None or not about.guessed)
     record = about.preprocessing.to_record() if about is not None and told else None
     return Opened(

@@ -6,26 +6,54 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ...rewriter.errors import OptionError, TargetError, nearest
+from ...rules.checks import both, say_sides
 from ..lanes import Progress
 from ..telling import look_at_maps, warn
 from .probing import Array, Prober
+
+Sides: TypeAlias = int | tuple[int, int]
+"""Of a square window, or (rows, columns)."""
 
 
 @dataclass(frozen=True)
 class Knob:
     """A setting, a whole number, that makes a run shorter. now: settings -> its value. lightest: settings -> the last
     one that still makes sense (a stride beyond the window leaves pixels that nothing covers). On the way from now to
-    lightest the forwards fall, or stay."""
+    lightest the forwards fall, or stay. taken: (settings, value) -> what the setting becomes, where that is more than
+    the value itself."""
 
     name: str
     now: Callable[[Any], int]
     lightest: Callable[[Any], int]
+    taken: Callable[[Any, int], Any] = lambda settings, value: value
+
+
+def coarser(stride: Callable[[Any], Sides]) -> Knob:
+    """The knob "stride" of settings with windows `k`: no finer than it is, no wider than the window, along each axis.
+    stride: settings -> as it is."""
+
+    def taken(s: Any, value: int) -> Sides:
+        if isinstance(s.k, int) and isinstance(stride(s), int):
+            return value
+        rows, columns = (min(max(value, n), k) for n, k in zip(both(stride(s)), both(s.k), strict=True))
+        return rows, columns
+
+    return Knob("stride", lambda s: max(both(stride(s))), lambda s: max(both(s.k)), taken)
+
+
+def vet_window(size: tuple[int, int], k: Sides) -> None:
+    """OptionError for a window larger than the picture (height, width)."""
+    if any(side > n for side, n in zip(both(k), size, strict=True)):
+        most = str(min(size)) if isinstance(k, int) else f"{size[0]},{size[1]}"
+        raise OptionError(
+            f"k={say_sides(k)}: the window is larger than the image, {size[0]} x {size[1]}; give k up to {most}"
+        )
 
 
 @dataclass(frozen=True)
@@ -142,7 +170,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array: npt.NDArray[Any] = value
         return {"shape": list(array.shape), "dtype": array.dtype.name}
+    if isinstance(value, tuple) and all(isinstance(part, (int, float)) for part in value):
+        return list(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-__all__ = ["Drawn", "Found", "Knob", "Technique", "class_of", "perform", "setting"]
+__all__ = [
+    "Drawn",
+    "Found",
+    "Knob",
+    "Sides",
+    "Technique",
+    "class_of",
+    "coarser",
+    "perform",
+    "setting",
+    "vet_window",
+]

@@ -70,7 +70,7 @@ def _gap(subject: Subject, mine: Any, optimization: str) -> float:
         ours = run(mine, _fed(subject, case))
         feeds = {n: first_half(v) if subject.paired else v for n, v in case.feeds.items() if n in declared}
         expected = run(theirs, feeds)
-        for key in subject.own:
+        for key in (name for name in subject.own if name in ours):  # lists of maps are no tensors
             found = first_half(ours[key]) if subject.paired else ours[key]
             worst = max(worst, _relative(found, expected[key]))
     return worst

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -195,3 +196,29 @@ def test_sizes_known_only_at_run_time() -> None:
     body = LAST.replace("float[N,8,8,3] x", "float[N,H,W,3] x")
     op, shape, axis = found(weighted(body, w=(4, 3, 3, 3), b=(4,), v=(4, 3)))
     assert (op, len(shape), shape[3], axis) == ("Relu", 4, 4, 3)
+
+
+GROUPED = """
+  g (float[N,3,H,H] x) => (float[N,2] y)
+    <float[2] one = {{1, 1}}, float[2] zero = {{0, 0}}, int64[3] groups = {{0, 2, -1}}> {{
+    c = Conv(x, k) v = Reshape(c, groups) n = InstanceNormalization(v, one, zero) s = Shape(c) b = Reshape(n, s)
+    r = Relu(b) {pool} y = MatMul(f, w) }}
+"""
+
+
+@pytest.mark.parametrize(
+    "pool",
+    (
+        "p = GlobalAveragePool(r) f = Flatten(p)",
+        "f = ReduceMean <keepdims = 0> (r, axes)",
+        "t = Neg(r) f = ReduceMean <keepdims = 0> (t, axes)",
+    ),
+)
+@pytest.mark.parametrize("size", ("H", "7"))
+def test_a_view_inside_a_norm_is_no_layer(pool: str, size: str) -> None:
+    """GroupNormalization as torch exports it: Reshape to (N, groups, -1), InstanceNormalization, Reshape back."""
+    model = net(GROUPED.format(pool=pool).replace("H,H", f"{size},{size}"))
+    for name, value in (("k", floats(4, 3, 3, 3)), ("w", floats(4, 2)), ("axes", np.array([2, 3]))):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    op, shape, axis = found(model)
+    assert op == ("Neg" if "Neg" in pool else "Relu") and len(shape) == 4 and shape[1] == 4 and axis == 1

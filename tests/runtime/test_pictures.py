@@ -262,3 +262,97 @@ def test_layout_and_colour_order_reach_the_picture() -> None:
     rest = np.ones((4, 4), bool)
     rest[1, 1] = False
     assert (pixels[rest] == 128).all()
+
+
+# Pixels in memory
+
+
+def test_arrays_of_pixels_are_pictures() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    want = one(which_color(), Image.fromarray(pixels)).attribution
+    grey = np.repeat(pixels[:, :, :1], 3, axis=2)
+    assert np.array_equal(one(which_color(), pixels).attribution, want)
+    assert np.array_equal(one(which_color(), pixels.astype(np.int64)).attribution, want)
+    assert one(which_color(), pixels[:, :, 0]).score == one(which_color(), grey).score
+    several = onnxplain.explain(
+        which_color(), [pixels, Image.fromarray(pixels)], preprocessing=FLAT, labels=COLORS
+    )
+    stacked = onnxplain.explain(which_color(), np.stack([pixels] * 3), preprocessing=FLAT, labels=COLORS)
+    assert len(several) == 2 and len(stacked) == 3 and np.array_equal(stacked[2].attribution, want)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    (
+        (np.zeros((4, 4, 3), np.float32), "float32.*integers from 0 to 255.*compile"),
+        (np.full((4, 4, 3), 256), "holds 256 to 256"),
+        (np.zeros((4, 4, 2), np.uint8), "is no picture"),
+        (np.zeros((0, 4, 3), np.uint8), "is no picture"),
+        (np.zeros(4, np.uint8), "is no picture"),
+    ),
+)
+def test_other_arrays_are_refused(array: np.ndarray, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        one(which_color(), array)
+
+
+def test_pixels_in_the_place_of_a_prepared_picture_are_refused() -> None:
+    explainer = onnxplain.compile(which_color(), preprocessing=FLAT)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 4), dtype=np.uint8)
+    for given in (pixels, pixels.astype(np.int32), pixels[0].transpose(1, 2, 0)):
+        with pytest.raises(ImageError, match=r"onnxplain.explain, or, if it is prepared, cast it to float32"):
+            explainer(given)
+    with pytest.raises(ImageError, match=r"cast it to float32"):
+        onnxplain.perturb(which_color(), pixels, "occlusion", k=2, preprocessing=FLAT)
+    assert explainer(pixels.astype(np.float32)).attribution.shape == pixels.shape
+    raw = onnxplain.compile(which_color(), preprocessing={**FLAT, "std": [1] * 3})
+    assert raw(pixels).attribution.shape == pixels.shape  # that model takes pixels as they are
+
+
+def test_a_model_of_integer_pixels_takes_photos_as_they_are() -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["u"], ["f"], to=1),
+        onnx.helper.make_node("ReduceMean", ["f", "axes"], ["y"], keepdims=0),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("u", onnx.TensorProto.UINT8, ["N", 4, 4, 3])],
+        [onnx.helper.make_tensor_value_info("y", 1, ["N", 3])],
+        [onnx.numpy_helper.from_array(np.array([1, 2]), "axes")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    found = onnxplain.explain(model, plain("lime"), "input-x-gradient")[0]
+    assert found.target == 1 and found.attribution.shape == (1, 4, 4, 3)
+    np.testing.assert_allclose(found.attribution[0, :, :, 1], 255 / 16, rtol=1e-6)
+    explainer = onnxplain.compile(model)
+    assert explainer(np.ones((1, 4, 4, 3))).attribution.dtype == np.float32  # the numbers fit
+    with pytest.raises(OptionError, match="takes uint8, not float64"):
+        explainer(np.full((1, 4, 4, 3), 0.5))
+
+
+def test_a_given_shape_is_the_size_of_photos() -> None:
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        onnx.helper.make_node("Flatten", ["p"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["N", 3, None, None]}, {"y": ["N", 3]}, {})
+    free = {**FLAT, "size": None, "resize": "none"}
+    for record in (
+        free,
+        None,
+        {**FLAT, "size": [8, 8]},
+        {**FLAT, "size": [8, 8], "resize": "shorter", "shorter": 9},
+    ):
+        found = onnxplain.explain(model, plain("red"), preprocessing=record, shapes={"x": ["N", 3, 6, 10]})
+        assert found[0].attribution.shape == (1, 3, 6, 10)
+    stored = onnxplain.compile(model, preprocessing=free, shapes={"x": ["N", 3, 6, 10]}).card.preprocessing
+    assert stored is not None and stored["size"] == [6, 10] and stored["resize"] == "stretch"
+
+
+def test_a_name_of_two_classes_is_refused_with_their_numbers() -> None:
+    names = ["crane", "maillot", "goldfish", "Crane", "crane"]
+    with pytest.raises(TargetError, match=r"'crane' is the name of classes 0, 3, 4; give the index"):
+        class_index("crane", names)
+    assert class_index("Crane", names) == 3  # that very name is one class's
+    assert class_index("GOLDFISH", names) == 2

@@ -216,7 +216,11 @@ def test_look() -> None:
         ("response", ZERO, (0,), 1),
     ]
     assert look({"attribution": np.zeros((0, 3))}, ("attribution",)) == ()
-    assert look({"attribution": np.eye(2)[:, :1]}, ("attribution",), probed=True) == ()
+    one = {"attribution": np.eye(2)[:, :1]}
+    assert look(one, ("attribution",), [np.ones((2, 3))]) == ()
+    none = {"attribution": np.zeros((2, 1))}
+    assert look(none, ("attribution",), [np.zeros((2, 3))]) == ()
+    assert [f.rows for f in look(none, ("attribution",), [np.ones((2, 3))])] == [(0, 1)]
     assert [f.rows for f in look_at_maps(np.eye(2)[:, :1])] == [(1,)]
 
 

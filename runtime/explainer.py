@@ -25,7 +25,7 @@ from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_c
 from .opening import open_session, serialize, table_for
 from .providers import create_session, is_auto
 from .session import check_feeds, run, tensors_of
-from .telling import Finding, look, warn
+from .telling import Finding, look, probes_of, warn
 from .tracing import explained
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Explainer:
         feeds, own, rows = self._fed(x, target, cotangent, more)
         self.plan, split = self._planned(feeds, own, rows)
         found = dict(run_chunks(lambda part: run(self.session, part), feeds, split, self.plan, self.progress))
-        findings = look(found, self.card.outputs, probed="cotangent" in feeds)
+        findings = look(found, self.card.outputs, probes_of(feeds))
         if findings and self.tells:
             findings = explained(self, findings, feeds, split)
             warn(self.card.method, findings, stacklevel=4)

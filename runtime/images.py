@@ -71,7 +71,7 @@ def _of_pixels(array: npt.NDArray[Any]) -> Image.Image:
         raise ImageError(f"{said} is no picture; give (H, W), (H, W, 3) or (H, W, 4)")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(
-            f"the array has {array.shape[1]} x {array.shape[0]} pixels, over the limit of {MAX_PIXELS}; scale it down first"
+            f"the array has {array.shape[1]} x {array.shape[0]} pixels; the limit is {MAX_PIXELS}: scale it down first"
         )
     if array.min() < 0 or array.max() > 255:
         raise ImageError(f"{said} holds {array.min()} to {array.max()}; pixels are integers from 0 to 255")

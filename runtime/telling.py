@@ -6,7 +6,7 @@ Looking at the arrays costs next to nothing and is done for every result. Why is
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ MAPS = frozenset({ATTRIBUTION, HEATMAP})
 """Results with a map in every row."""
 MEANT = frozenset({"residual", "value", "contributions"})
 """Results of which a zero says something: r = 0 in a network without biases."""
+PROBED = frozenset({"cotangent", "tangent"})
+"""Inputs that F is applied to."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,30 @@ def _few(rows: tuple[int, ...]) -> str:
     return names if len(rows) <= 8 else f"{names}, ... ({len(rows)})"
 
 
+def probes_of(feeds: Mapping[str, npt.NDArray[np.generic]]) -> tuple[npt.NDArray[np.generic], ...]:
+    """What F is applied to: cotangents and tangents."""
+    return tuple(x for name, x in feeds.items() if name.split("/")[0] in PROBED)
+
+
 def look(
-    outputs: Mapping[str, npt.NDArray[np.generic]], added: Collection[str], *, probed: bool = False
+    outputs: Mapping[str, npt.NDArray[np.generic]],
+    added: Collection[str],
+    probes: Sequence[npt.NDArray[np.generic]] = (),
 ) -> tuple[Finding, ...]:
     """What is to be told of the outputs that the explanation adds.
 
     Attributions and heat maps are looked at row by row, other results as a whole. A heat map that only repeats its
-    attribution is left out. probed: the rows are those of cotangents that were fed, some of which F may send to
-    zero: it is told where it does so with all of them.
+    attribution is left out. probes: cotangents or tangents that were fed. F may send some of them to zero: it is told
+    where it does so with all of them, and they are not zero themselves.
     """
+    null = bool(probes) and not any(x.any() for x in probes)
     found: list[Finding] = []
     for name in sorted(set(added) & set(outputs)):
         kind = name.partition("/")[0]
         rows = np.asarray(outputs[name])
         if rows.dtype.kind != "f" or not rows.size:
             continue
-        for told, flags in _flags(rows, kind, probed).items():
+        for told, flags in _flags(rows, kind, bool(probes), null).items():
             at = tuple(int(i) for i in np.flatnonzero(flags))
             twin = name.replace(HEATMAP, ATTRIBUTION, 1)
             repeated = kind == HEATMAP and any((f.output, f.kind, f.rows) == (twin, told, at) for f in found)
@@ -72,12 +82,14 @@ def look(
     return tuple(found)
 
 
-def _flags(values: npt.NDArray[np.generic], kind: str, probed: bool) -> dict[str, npt.NDArray[np.bool_]]:
+def _flags(
+    values: npt.NDArray[np.generic], kind: str, probed: bool, null: bool
+) -> dict[str, npt.NDArray[np.bool_]]:
     """Which rows are not finite, and which are zero."""
     rows = _by_row(values, kind)
     bad = np.asarray(~np.isfinite(rows).all(axis=1))
     zero = np.asarray(~rows.astype(bool).any(axis=1))
-    if kind in MEANT or (probed and not zero.all()):
+    if kind in MEANT or null or (probed and not zero.all()):
         zero = np.zeros_like(zero)
     return {NOT_FINITE: bad, ZERO: zero}
 
@@ -100,4 +112,4 @@ def warn(method: str, findings: Iterable[Finding], *, stacklevel: int = 3) -> No
         warnings.warn(f"{method}: {finding}", ExplainWarning, stacklevel=stacklevel)
 
 
-__all__ = ["NOT_FINITE", "ZERO", "Finding", "look", "look_at_maps", "warn"]
+__all__ = ["NOT_FINITE", "ZERO", "Finding", "look", "look_at_maps", "probes_of", "warn"]

@@ -33,7 +33,7 @@ Array = npt.NDArray[np.generic]
 Run = Callable[[onnx.ModelProto, Sequence[str]], Arrays]
 """(model, its outputs to compute) -> their values, with the feeds that the result came from."""
 
-EMITTED = re.compile(r"(?:low/)?bwd_*/(?:(.*)/)?[^/]+", re.DOTALL)
+EMITTED = re.compile(r"(?:low/)?(?:bwd|lane)_*/(?:(.*)/)?[^/]+", re.DOTALL)
 """Names of emitted nodes, as written and as spelled for a provider; the group is the forward node."""
 STARTS = frozenset({"target", "classes"})
 """What emitted nodes that choose the start are named after."""
@@ -222,6 +222,8 @@ class _Walk:
             self.seen.add((level, name))
             at = self.levels[level].makers.get(name)
             if at is None:
+                if level == 0:
+                    found[-1, len(found)] = helper.make_node(INPUT, [], [name], name)
                 continue
             node = self.levels[level].graph.node[at]
             inside = list(self._inside(level, node, name))

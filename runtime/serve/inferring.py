@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..telling import look
+from ..telling import look, probes_of
 from .answering import Reply, write_answer
 from .asking import Asked, read_request
 from .coding import inflate
 from .counts import Spent, Stopwatch
 from .datatypes import Array
 from .engine import Ticket
-from .served import COTANGENT, Served
+from .served import Served
 from .settings import Settings
 
 
@@ -37,7 +37,7 @@ class Inference:
         self.spent.compute_infer = self._watch.lap()
         accepted = self._headers.get("accept-encoding", "")
         served, card = self._served, self._served.card
-        findings = () if card is None else look(outputs, card.outputs, probed=COTANGENT in asked.feeds)
+        findings = () if card is None else look(outputs, card.outputs, probes_of(asked.feeds))
         reply = write_answer(served.name, asked, outputs, served.labels, accepted, findings)
         self.spent.compute_output = self._watch.lap()
         return reply

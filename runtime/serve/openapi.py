@@ -224,6 +224,7 @@ def _schemas() -> Schema:
         "Explanation": _object(
             ["model_name", "method", "class", "classes", "readout", "map"],
             method=TEXT,
+            warning=TEXT,
             classes=_list(score),
             map=declared,
             **{"class": score},

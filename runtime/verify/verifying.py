@@ -108,6 +108,15 @@ def _afloat(
     return inner, source if whole is None else whole.rest, given
 
 
+def subject_of(
+    explainer: Explainer, *, shapes: Mapping[str, Sequence[Dim]] | None = None, seed: int = 0
+) -> Subject:
+    """A file with drawn inputs, and whatever else it takes, for those who look at its results themselves."""
+    subject = _subject(explainer, None, {}, seed, None, None)
+    _fill(subject, (), shapes or {}, lambda text: None)
+    return subject
+
+
 def _fill(
     subject: Subject,
     inputs: Sequence[Given],

@@ -245,7 +245,8 @@ def test_a_model_that_calls_an_input_target() -> None:
         onnxplain.compile(model)
 
 
-# LeNet has no mean-pooled head, which cam needs.
+# LeNet has no mean-pooled head, which cam needs. Some maps of noise are zero.
+@pytest.mark.filterwarnings("ignore::onnxplain.ExplainWarning")
 @pytest.mark.parametrize(
     "method", sorted(name for name, method in onnxplain.methods().items() if method.maps and name != "cam")
 )

@@ -130,7 +130,7 @@ def test_an_input_of_zero() -> None:
         helper.make_node("Mul", ["x", "half"], ["h"], "half"),
         helper.make_node("Gemm", ["h", "v"], ["y"], "head"),
     ]
-    model = net(nodes, {"v": normal(5, 4), "half": np.float32(0.5)}, (5,))
+    model = net(nodes, {"v": normal(5, 4), "half": np.asarray(0.5, np.float32)}, (5,))
     for method in ("input-x-gradient", "lrp.epsilon", "lrp.z-plus"):
         texts, _ = told(onnxplain.compile(model, method), np.zeros((1, 5), np.float32), target=0)
         assert "the input 'x' is zero" in texts[0] or "it starts with zero" in texts[0], texts
@@ -216,7 +216,11 @@ def test_look() -> None:
         ("response", ZERO, (0,), 1),
     ]
     assert look({"attribution": np.zeros((0, 3))}, ("attribution",)) == ()
-    assert look({"attribution": np.eye(2)[:, :1]}, ("attribution",), probed=True) == ()
+    one = {"attribution": np.eye(2)[:, :1]}
+    assert look(one, ("attribution",), [np.ones((2, 3))]) == ()
+    none = {"attribution": np.zeros((2, 1))}
+    assert look(none, ("attribution",), [np.zeros((2, 3))]) == ()
+    assert [f.rows for f in look(none, ("attribution",), [np.ones((2, 3))])] == [(0, 1)]
     assert [f.rows for f in look_at_maps(np.eye(2)[:, :1])] == [(1,)]
 
 

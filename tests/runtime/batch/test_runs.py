@@ -279,3 +279,20 @@ def test_the_command_passes_both_on(cli: Cli, explanation: Path, photos: Path) -
     assert (job["provider"], job["rows"]) == (["cpu"], 8)
     assert f"without {ABSENT}" in cli.refuses(*words, "-o", "other", "--provider", ABSENT)
     assert "--rows" in cli.refuses(*words, "-o", "other", "--rows", 0)
+
+
+def test_maps_that_are_zero_everywhere_are_counted(cli: Cli, tmp_path: Path) -> None:
+    """Input times gradient of a black picture. They have rows, and the record names them, resumed or not."""
+    made = onnxplain.compile(models.path("mnist_lenet"), "input-x-gradient")
+    file = made.save(tmp_path / "lenet.ixg.onnx")
+    (tmp_path / "some").mkdir()
+    for name, grey in (("a", 50), ("b", 0), ("c", 100), ("d", 0)):
+        Image.new("L", (28, 28), grey).save(tmp_path / "some" / f"{name}.png")
+    for resume in (False, True):
+        report = here(file, tmp_path / "some", tmp_path / "maps", shard=3, resume=resume)
+        assert (report.zero, report.explained, report.bad) == ((1, 3), 4, ())
+    manifest = json.loads((tmp_path / "maps" / "manifest.json").read_text())
+    assert manifest["counts"]["zero"] == 2
+    assert [record["zero"] for record in manifest["shards"]] == [[1], [3]]
+    ran = cli("batch", file, tmp_path / "some", "-o", "out", "--workers", 1)
+    assert ran.code == 0 and ran.err.startswith("onnxplain: the map of 2 pictures is zero everywhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from PIL import Image
 import onnxplain
 from onnxplain import models
 from onnxplain.models.superresolution import pixel_shuffle
+from onnxplain.runtime.cli.bench import bench_command
+from onnxplain.runtime.cli.build import compile_command
+from onnxplain.runtime.cli.fit import patterns_command
+from onnxplain.runtime.cli.inspect import check_command
 from onnxplain.runtime.cli.main import app
+from onnxplain.runtime.cli.picture import explain_command
+from onnxplain.runtime.cli.scope_options import Shared
 from onnxplain.runtime.compiling import description
 from onnxplain.runtime.images import prepare, read_image
+from onnxplain.runtime.perturb.maximise import maximise
+from onnxplain.runtime.perturb.two_generators import explain_by_generators
+from onnxplain.runtime.scope.photo import open_photo
 from tests.runtime.cli.conftest import Cli
 
 LENET, LITE = models.path("mnist_lenet"), models.path("efficientnet_lite0")
@@ -202,3 +212,14 @@ def test_a_real_classifier(cli: Cli) -> None:
     assert record["target"] == 282 and record["error"] < 1e-5 and len(record["terms"]) > 50
     cli.works("scope", "votes", LITE, CAT, "-o", "v.png", "--classes", "top2", "--threads", 2)
     assert numbers(cli, "v")[0]["votes"].shape == (224, 224)
+
+
+def test_the_head_is_the_logits_wherever_nobody_says() -> None:
+    """In Python and on the command line, so that both explain the same tensor."""
+    entries = [
+        *(onnxplain.compile, onnxplain.Interpreter.__init__, open_photo, explain_by_generators, maximise),
+        *(explain_command, compile_command, check_command, bench_command, patterns_command),
+    ]
+    found = {entry.__qualname__: inspect.signature(entry).parameters["head"].default for entry in entries}
+    found["scope"] = Shared.__dataclass_fields__["head"].default
+    assert set(found.values()) == {"logits"}, found

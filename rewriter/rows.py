@@ -106,10 +106,12 @@ def digits(source: Sequence[int], place: Along, target: Sequence[int], n: int) -
     ahead = prod(source[: place.axis]) * place.before
     behind = place.after * prod(source[place.axis + 1 :])
     done = 1
+    if 0 in (*source, *target):
+        return None
     for axis, size in enumerate(target):
         if ahead % done == 0:
             before = ahead // done
-            if size and size % (before * n) == 0 and before * n > 1:
+            if size % (before * n) == 0 and before * n > 1:
                 after = size // (before * n)
                 if after * prod(target[axis + 1 :]) == behind:
                     return Along(axis, before, after)

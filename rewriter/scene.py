@@ -56,13 +56,23 @@ class Stage:
         self.inputs.append(made)
         return made
 
+    def vet_batch(self, what: str) -> None:
+        """TargetError where the input is one sample as a whole. what: what needs samples along its axis 0."""
+        if self.graph.rows.whole:
+            raise TargetError(
+                f"{what} takes an input (N, ...), and {self.graph.rows.source!r} has no batch axis: axis 0 counts no "
+                "samples; put an Unsqueeze in front of the model, or choose another method"
+            )
+
     def channel_axis(self, x: Value) -> int:
         """Of the channels of an input: as its description says, or else as the operators that read it tell."""
+        self.vet_batch("what depends on channels")
         if "layout" in self.preprocessing:
             return len(x.shape) - 1 if self.preprocessing["layout"] == "NHWC" else 1
         return channel_axis(self.graph, self.wrt, self.head, x) or 1
 
     def spatial_axes(self, x: Value) -> list[int]:
+        """All but those of samples and channels."""
         return [axis for axis in range(1, len(x.shape)) if axis != self.channel_axis(x)]
 
     @cached_property

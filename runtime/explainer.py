@@ -257,7 +257,9 @@ class Explainer:
             raise TargetError(f"target must be integers: {error}") from error
         if classes.dtype.kind not in "iu":
             raise TargetError(f"target must be integers, not {classes.dtype}")
-        vet_classes(classes.ravel().tolist(), self.card.target.get("size"))  # unsigned ones would become negative
+        vet_classes(
+            classes.ravel().tolist(), self.card.target.get("size")
+        )  # unsigned ones would become negative
         classes = classes.astype(np.int64).reshape(-1, 1)
         if classes.shape[0] not in (1, rows):
             raise TargetError(f"{classes.shape[0]} targets for {rows} samples; give one, or one a sample")

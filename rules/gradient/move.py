@@ -112,7 +112,9 @@ def concat(site: Site, g: Emit) -> Local:
     if axis == g.axis(site.y):
         places = {g.graph.rows.places.get(x.name) for x in parts}
         if len(places) == 1 and isinstance(places.pop(), Along):
-            return Local(*(Part(axis, rank, i, len(parts)) if live else None for i, live in enumerate(site.active)))
+            return Local(
+                *(Part(axis, rank, i, len(parts)) if live else None for i, live in enumerate(site.active))
+            )
         if axis == 0 and g.lead == "K":
             raise Refuse("it joins along the batch axis")
     return Local(*(segment(g, parts, i, axis, rank) if site.active[i] else None for i in range(len(parts))))

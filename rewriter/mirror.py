@@ -22,8 +22,8 @@ def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) 
     """The graph with a twin for every node between the inputs named in `references` and the head.
 
     references: input name -> reference, (1 or N, ...). Twins have as many rows, except where the batch is fixed,
-    folded with another axis, or meets another input of the model: there they have N. A node that a view made gets its twin when it is asked for:
-    the same operator and weights, activations exchanged.
+    folded with another axis, or meets another input of the model: there they have N. A node that a view made gets its
+    twin when it is asked for: the same operator and weights, activations exchanged.
 
     Nodes with subgraphs are not run a second time: asked for the twin of one, or of a node behind it, `twin` refuses.
     """

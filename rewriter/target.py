@@ -22,6 +22,8 @@ PASSING = frozenset({"Identity", "Cast", "Dropout", "Squeeze", "Unsqueeze", "Fla
 SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 HEADS = ("logits", "prob", "logprob")
 MAX_ROWS = 64
+MOST = 2**63 - 1
+"""The largest class that a file can hold."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +261,10 @@ def _indices(target: Target, graph: Graph, head: Value) -> list[int]:
         )
     size = graph.rows.elements(head.name, head.shape)
     for index in indices:
-        if index < -1 or (size is not None and index >= size):
-            raise TargetError(f"class {index} is out of range: {head.name!r} has {size} elements a sample")
+        if not -1 <= index <= MOST or (size is not None and index >= size):
+            raise TargetError(
+                f"class {index} is out of range: {head.name!r} has {size or 'an open number of'} elements a sample"
+            )
     return indices
 
 

@@ -200,7 +200,7 @@ def test_the_class_counts_through_one_sample(net: Callable[[], Made]) -> None:
 @pytest.mark.parametrize("net", [time_major, reshaped, last, stacked], ids=lambda net: net.__name__)
 def test_cotangents_have_the_shape_of_the_head(net: Callable[[], Made]) -> None:
     """One a sample, and several of one sample: rows lie where the samples do."""
-    model, sample, y = net()
+    model, sample, _ = net()
     explainer = onnxplain.compile(model, "saliency", target="cotangent")
     axis = (explainer.card.target.get("rows") or {"axis": 0})["axis"]
     x = floats(3, *sample)
@@ -284,6 +284,8 @@ def test_an_input_without_an_axis_is_one_sample(method: str) -> None:
     for target in (0, 3, -1):
         want = onnxplain.compile(plain, method)(x[None], target=target).attribution[0]
         close(explainer(x, target=target).attribution, want)
+    top = onnxplain.compile(model, method, target="top")(x).attribution
+    np.testing.assert_array_equal(top, explainer(x).attribution)
     cotangent = floats(4)
     found = onnxplain.compile(model, method, target="cotangent")(x, cotangent=cotangent).attribution
     close(

@@ -186,7 +186,8 @@ def test_an_operator_nobody_knows_keeps_what_grows() -> None:
 
 
 def test_open_sizes_are_tried_with_an_example() -> None:
-    body = "g (float[N,T,6] x) => (y) { u = Reshape(x, a) s = Shape <end = 2> (x) r = Concat <axis = 0> (s, m) y = Reshape(u, r) }"
+    back = "s = Shape <end = 2> (x) r = Concat <axis = 0> (s, m) y = Reshape(u, r)"
+    body = f"g (float[N,T,6] x) => (y) {{ u = Reshape(x, a) {back} }}"
     assert placed(body, a=np.array([-1, 6]), m=np.array([6])) == Along(0)
 
 

@@ -241,7 +241,7 @@ def test_what_cannot_be_masked() -> None:
         for score in ("probability", "value")
     ]
     assert losses[0].shape == (1, 1)
-    np.testing.assert_array_equal(*losses)
+    np.testing.assert_array_equal(losses[0], losses[1])
     with pytest.raises(OptionError, match=r"beta=0\.5"):
         onnxplain.compile(picture(), LOSS, beta=0.5)
     named = model_of(

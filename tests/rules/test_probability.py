@@ -138,14 +138,14 @@ def test_a_single_number_stands_for_itself() -> None:
         [helper.make_node("Flatten", ["x"], ["f"], axis=1), helper.make_node("MatMul", ["f", "w"], ["y"])],
         {"x": ["N", 1, 1, 3]},
         {"y": ["N", 1]},
-        {"w": np.array([[1.0], [-2.0], [3.0]])},
+        {"w": np.array([[1.0], [-2.0], [3.0]], np.float32)},
     )
     found = [
         onnxplain.compile(model, "pda.gradient", k=1, score=score)(np.ones((1, 1, 1, 3))).attribution
         for score in ("probability", "logit")
     ]
     assert np.abs(found[0]).max() > 0.5
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def _image(method: str, model: onnx.ModelProto) -> None:

@@ -71,11 +71,12 @@ def test_a_probability_only_where_a_sigmoid_ends_the_model(shape: str) -> None:
 
 @pytest.mark.parametrize("method", ["rise", "kernel-shap", "lime", "meaningful-perturbation", "pda.mean"])
 def test_maps_do_not_depend_on_the_batch(method: str) -> None:
-    settings: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "rise": {"n": 40, "grid": 3},
         "meaningful-perturbation": {"iterations": 5, "cell": 3},
         "pda.mean": {"k": 3, "variant": "marginal", "images": np.concatenate([X, -X])},
-    }.get(method, {})
+    }
+    settings = known.get(method, {})
     maps = [
         onnxplain.perturb(regression("N"), X, method, batch=batch, **settings).maps[0] for batch in (1, 8)
     ]

@@ -27,7 +27,7 @@ from .passes.batch_axis import locate
 from .precision import with_precision
 from .respell import Spelling, spelling
 from .results import ATTRIBUTION, HEATMAP, Result, finish, vet
-from .rows import Along, Rows
+from .rows import Rows
 from .scene import Scene, Stage
 from .target import (
     HEADS,
@@ -265,27 +265,17 @@ def _tail(value: Value, x: Value) -> list[Dim]:
 
 
 def _aim(target: Target, output: Value, head: Value, squash: str | None, rows: Rows) -> dict[str, Any]:
-    """The card's entry on what is explained. size: elements of one sample of the head, None when dynamic. rows, where
-    samples are not counted along axis 0 of the head, each by one: the axis (or null), how many of its places a sample
-    has (or null), and whether the input is one sample as a whole, or has to be one."""
-    place = rows.place(head.name)
-    aim: dict[str, Any] = {
+    """The card's entry on what is explained. size: elements of one sample of the head, None when dynamic. rows: see
+    `Rows.record`."""
+    located = rows.record(head.name)
+    return {
         "target": target if isinstance(target, (str, int)) else [int(i) for i in target],
         "output": output.name,
         "head": head.name,
         "size": rows.elements(head.name, head.shape),
         "squash": squash,
+        **({} if located is None else {"rows": located}),
     }
-    if place != Along(0) or rows.whole or rows.single:
-        each = None if place is None or rows.open else place.before * place.after
-        one = rows.whole or rows.single
-        aim["rows"] = {
-            "axis": None if place is None else place.axis,
-            "each": each,
-            "one": one,
-            "whole": rows.whole,
-        }
-    return aim
 
 
 def _card(

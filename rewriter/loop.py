@@ -130,7 +130,8 @@ class Loop:
 
     def _classes(self) -> Value:
         given = next((value for value in self.inner.added if value.name == "target"), None)
-        rows = self.g.join(self.g.rows(self.stage.wrt[0]), self.g.ints(1))
+        x, whole = self.stage.wrt[0], self.stage.graph.rows.whole
+        rows = self.g.ints(1, 1) if whole else self.g.join(self.g.rows(x), self.g.ints(1))
         return given if given is not None else self.g.Expand(self.g.ints(-1), rows)
 
     def run(self) -> tuple[onnx.ModelProto, list[Value]]:

@@ -13,6 +13,7 @@ from typing import Any
 from .draft import Dim, attributes, reachable
 from .emit import Emit
 from .graph import Graph, Node, Value, variable
+from .rows import Along
 from .site import Refuse
 from .tape import touched
 
@@ -20,9 +21,9 @@ from .tape import touched
 def mirror(graph: Graph, g: Emit, references: Mapping[str, Value], head: Value) -> Graph:
     """The graph with a twin for every node between the inputs named in `references` and the head.
 
-    references: input name -> reference, (1 or N, ...). Twins have as many rows, except where the batch is fixed or
-    meets another input of the model: there they have N. A node that a view made gets its twin when it is asked for:
-    the same operator and weights, activations exchanged.
+    references: input name -> reference, (1 or N, ...). Twins have as many rows, except where the batch is fixed,
+    folded with another axis, or meets another input of the model: there they have N. A node that a view made gets its
+    twin when it is asked for: the same operator and weights, activations exchanged.
 
     Nodes with subgraphs are not run a second time: asked for the twin of one, or of a node behind it, `twin` refuses.
     """
@@ -87,13 +88,15 @@ def _group_norm(g: Emit, node: Node, inputs: Sequence[Value | None], attrs: Mapp
 def _rows(
     graph: Graph, g: Emit, nodes: Sequence[Node], references: Mapping[str, Value]
 ) -> Mapping[str, Value]:
-    """The references, repeated to the rows of the input where one row would not go through the model: its batch
-    is fixed, a node also reads another input, or the references do not agree."""
+    """The references, repeated to the rows of the input where one row would not go through the model, or not be one
+    behind it: its batch is fixed or folded with another axis, a node also reads another input, or the references do
+    not agree."""
     xs = {name: graph.values[name] for name in references}
     other = reachable(graph.draft.graph, [x.name for x in graph.inputs if x.name not in xs])
     beside = any(x.name in other for node in nodes for x in node.inputs)
     fixed = graph.rows.whole or any(isinstance(x.shape[0], int) and x.shape[0] != 1 for x in xs.values())
-    if not beside and not fixed and len({str(r.shape[0]) for r in references.values()}) == 1:
+    folded = any(not _plain(graph.rows.place(y.name)) for node in nodes for y in node.outputs)
+    if not beside and not fixed and not folded and len({str(r.shape[0]) for r in references.values()}) == 1:
         return references
     repeated: dict[str, Value] = {}
     for name, reference in references.items():
@@ -103,6 +106,11 @@ def _rows(
         value.dtype, value.shape = x.dtype, list(x.shape)
         repeated[name] = value
     return repeated
+
+
+def _plain(place: Along | None) -> bool:
+    """Whether nothing is counted beside the samples along their axis: one row then broadcasts over all."""
+    return place is None or place == Along(place.axis)
 
 
 def _shape(y: Value, lead: Dim, batch: Dim) -> list[Dim] | None:

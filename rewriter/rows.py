@@ -90,6 +90,17 @@ class Rows:
         place = self.place(name)
         return None if place is None else place.axis
 
+    def record(self, name: str) -> dict[str, int | bool | None] | None:
+        """What a card says of a head; None of one whose axis 0 counts samples one by one. axis: which one does, or
+        None. each: how many of its places belong to a sample, None where that is not known. one: the model takes one
+        sample at a time. whole: the input has no batch axis."""
+        place, one = self.place(name), self.whole or self.single
+        if place == Along(0) and not one:
+            return None
+        plain = place is not None and place == Along(place.axis)
+        each = 1 if plain else None if place is None or self.open else place.before * place.after
+        return {"axis": None if place is None else place.axis, "each": each, "one": one, "whole": self.whole}
+
     def elements(self, name: str, shape: Sequence[Dim]) -> int | None:
         """How many elements of a tensor belong to one sample; None where that is known at run time only."""
         place = self.place(name)
@@ -106,10 +117,12 @@ def digits(source: Sequence[int], place: Along, target: Sequence[int], n: int) -
     ahead = prod(source[: place.axis]) * place.before
     behind = place.after * prod(source[place.axis + 1 :])
     done = 1
+    if 0 in (*source, *target):
+        return None
     for axis, size in enumerate(target):
         if ahead % done == 0:
             before = ahead // done
-            if size and size % (before * n) == 0 and before * n > 1:
+            if size % (before * n) == 0 and before * n > 1:
                 after = size // (before * n)
                 if after * prod(target[axis + 1 :]) == behind:
                     return Along(axis, before, after)

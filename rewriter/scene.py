@@ -65,9 +65,18 @@ class Stage:
         name = places.get(x.name, x.name)
         return x.name if list(places.values()).count(name) > 1 else name
 
+    def vet_batch(self, what: str) -> None:
+        """TargetError where the input is one sample as a whole. what: what needs samples along its axis 0."""
+        if self.graph.rows.whole:
+            raise TargetError(
+                f"{what} takes an input (N, ...), and {self.graph.rows.source!r} has no batch axis: axis 0 counts no "
+                "samples; put an Unsqueeze in front of the model, or choose another method"
+            )
+
     def channel_axis(self, x: Value) -> int:
         """Of the channels of an input: as its description says, or else as the operators that read it tell; of an
         embedding the last."""
+        self.vet_batch("what depends on channels")
         if self.front is not None and x.name in self.front.entries and self.front.entries[x.name].table:
             return len(x.shape) - 1
         if "layout" in self.preprocessing:
@@ -75,6 +84,7 @@ class Stage:
         return channel_axis(self.graph, self.wrt, self.head, x) or 1
 
     def spatial_axes(self, x: Value) -> list[int]:
+        """All but those of samples and channels."""
         return [axis for axis in range(1, len(x.shape)) if axis != self.channel_axis(x)]
 
     @cached_property

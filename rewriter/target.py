@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import onnx
 
 from .draft import Dim
 from .emit import Emit
@@ -22,6 +23,8 @@ PASSING = frozenset({"Identity", "Cast", "Dropout", "Squeeze", "Unsqueeze", "Fla
 SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 HEADS = ("logits", "prob", "logprob")
 MAX_ROWS = 64
+MOST = 2**63 - 1
+"""The largest class that a file can hold."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
     (N, classes) the index is the class, of (T, N, C) it counts through (T, C). Without an axis of samples the whole of
     the head is one sample.
 
-    "input": the class is the graph input `target` int64 (N, 1); -1 is the top element (first on ties).
+    "input": the class is the graph input `target` int64 (N, 1); -1 is the top element (first on ties), and a class that
+    is not there makes the explanation NaN.
     "top": the top element. An integer, or a list of them (each a row; rows of one sample stay together).
     "cotangent": the graph input `cotangent`, of the shape of `head`, with K or N for its samples.
     batch: the leading dim of the explained input, which the target input shares.
@@ -101,8 +105,8 @@ def start(graph: Graph, head: Value, target: Target, g: Emit, batch: Dim = "N") 
         given = _input(
             graph, "target", np.dtype(np.int64), [1 if rows.whole or rows.single else batch or "N", 1]
         )
-        chosen = g.Where(g.Less(given, g.scalar(0)), top, given)
-        return Start(head, (of.one_hot(chosen),), (given,), chosen)
+        chosen = g.Where(g.Equal(given, g.scalar(-1)), top, given)
+        return Start(head, (of.one_hot(chosen, vet=True),), (given,), chosen)
     if target == "top":
         return Start(head, (of.one_hot(top),), (), top)
     return Start(head, tuple(of.fixed(i) for i in _indices(target, graph, head)), ())
@@ -129,7 +133,7 @@ class Samples:
     ) -> None:
         self.head, self.g = head, g
         place, rank, v = graph.rows.place(head.name), len(head.shape), at or head
-        self.view, self.perm = v, list(range(rank))
+        self.view, self.perm, self.size = v, list(range(rank)), graph.rows.elements(head.name, head.shape)
         self.table = place == Along(0) and rank == 2
         if place is None:
             self.flat = g.Reshape(v, g.ints(1, -1))
@@ -156,16 +160,20 @@ class Samples:
         if index == -1:
             return self.one_hot(g.ArgMax(self.flat, axis=1, keepdims=1))
         rows = g.Expand(g.constant(np.full((1, 1), index, np.int64)), g.join(g.rows(self.flat), g.ints(1)))
-        return self.one_hot(rows)
+        return self.one_hot(rows, vet=self.size is None)
 
-    def one_hot(self, chosen: Value) -> Value:
-        """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head."""
+    def one_hot(self, chosen: Value, *, vet: bool = False) -> Value:
+        """chosen (N, 1) -> ones at the chosen element of each sample, in the shape of head. vet: NaN where there is no
+        such element, which OneHot would answer with zeros: a file is also run by others than this package."""
         g, head = self.g, self.head
         depth = g.Shape(self.flat, start=1, end=2)
         # float32 first: onnxruntime has no OneHot of doubles on the CPU.
         hot = g.OneHot(
             g.Squeeze(chosen, g.ints(1)), depth, g.constant(np.asarray([0.0, 1.0], np.float32)), axis=-1
         )
+        if vet:
+            there = g.And(g.GreaterOrEqual(chosen, g.scalar(0)), g.Less(chosen, depth))
+            hot = g.Div(hot, g.Cast(there, to=onnx.TensorProto.FLOAT))
         if np.dtype(head.dtype) != np.float32:
             hot = g.cast(hot, head)
         if self.perm != sorted(self.perm):
@@ -260,8 +268,10 @@ def _indices(target: Target, graph: Graph, head: Value) -> list[int]:
         )
     size = graph.rows.elements(head.name, head.shape)
     for index in indices:
-        if index < -1 or (size is not None and index >= size):
-            raise TargetError(f"class {index} is out of range: {head.name!r} has {size} elements a sample")
+        if not -1 <= index <= MOST or (size is not None and index >= size):
+            raise TargetError(
+                f"class {index} is out of range: {head.name!r} has {size or 'an open number of'} elements a sample"
+            )
     return indices
 
 

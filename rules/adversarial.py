@@ -131,8 +131,8 @@ def fgsm(stage: Stage, target: Target) -> list[Result]:
 def _vet_classes(end: Ending, head: Value) -> None:
     if list(head.shape[1:]) == [1]:
         raise OptionError(
-            f"fgsm: {head.name!r} is a single score, and a label one of several classes; explain a model that has an "
-            "output for each class"
+            f"fgsm: {head.name!r} is a single score, and a label one of two classes or more; explain a model that has "
+            "an output for each class"
         )
 
 

@@ -86,6 +86,8 @@ def reference(stage: Stage, x: Value) -> Value:
     with stage.g.at("reference"):
         if isinstance(kind, str) and kind.startswith("blur"):
             return _blurred(stage, x, _sigma("baseline", kind))
+        if isinstance(kind, np.ndarray) or kind == "input":
+            stage.vet_batch("a baseline")
         if isinstance(kind, np.ndarray):
             return _constant(stage.g, _fitted(kind, x), x)
         if kind == "input":

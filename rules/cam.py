@@ -42,6 +42,7 @@ class Layer:
 
 
 def layer_of(scene: Scene) -> Layer:
+    scene.stage.vet_batch("a class activation map")
     stage, a = scene.stage, scene.stage.layer
     channels = channel_axis(stage.graph, stage.wrt, stage.head, a) or 1
     return Layer(a, channels, tuple(axis for axis in range(1, len(a.shape)) if axis != channels))

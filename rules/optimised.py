@@ -233,7 +233,7 @@ def _score(stage: Stage, z: Value, hot: Value) -> tuple[Value, Value]:
             part = g.Mul(hot, f)
             seed = g.Sub(part, g.Mul(f, g.ReduceSum(part, g.ints(axis), keepdims=1)))
     product = g.Mul(hot, f)
-    flat = Samples(stage.graph, z, g, product, count_of(stage.graph, z, product, g)).flat
+    flat = Samples(stage.graph, stage.head, g, product, count_of(stage.graph, stage.head, product, g)).flat
     return g.ReduceSum(flat, g.ints(1), keepdims=1), seed
 
 

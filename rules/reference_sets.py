@@ -78,6 +78,7 @@ def over_references(options: Options) -> Sampling | None:
 
 def _set(stage: Stage, x: Value) -> Value:
     """(K, ...): a constant, or an input of the file."""
+    stage.vet_batch("a set of references")
     given = stage.options["references"]
     if isinstance(given, str):
         return stage.add_input(INPUT if len(stage.wrt) == 1 else f"{INPUT}/{x.name}", x, ["M", *x.shape[1:]])

@@ -123,5 +123,6 @@ def noise(options: Options, kind: str) -> Sampling:
 
 
 def _noise(stage: Stage, x: Value) -> Value:
+    stage.vet_batch("noise")
     name = "noise" if len(stage.wrt) == 1 else f"noise/{x.name}"
     return stage.add_input(name, x, ["samples", *x.shape[1:]])

@@ -262,6 +262,8 @@ class Explainer:
         feeds = {name: typed(value, declared[name], name) for name, value in more.items()}
         if CLASSES in feeds and feeds[CLASSES].ndim == 1:
             feeds[CLASSES] = feeds[CLASSES].reshape(-1, 1)  # a list, as for `target`
+        if CLASSES in feeds and feeds[CLASSES].dtype.kind in "iu":
+            vet_classes(feeds[CLASSES].ravel().tolist(), self.card.target.get("size"))
         for i, (name, kind) in enumerate(declared.items()):
             if name in feeds:
                 self._vet_rows(name, feeds[name], own)
@@ -315,17 +317,23 @@ class Explainer:
             raise TargetError(f"target must be integers: {error}") from error
         if classes.dtype.kind not in "iu":
             raise TargetError(f"target must be integers, not {classes.dtype}")
+        vet_classes(
+            classes.ravel().tolist(), self.card.target.get("size")
+        )  # unsigned ones would become negative
         classes = classes.astype(np.int64).reshape(-1, 1)
         if classes.shape[0] not in (1, rows):
             raise TargetError(f"{classes.shape[0]} targets for {rows} samples; give one, or one a sample")
-        vet_classes(classes.ravel().tolist(), self.card.target.get("size"))
         return np.ascontiguousarray(np.broadcast_to(classes, (rows, 1)))
+
+
+_MOST = 2**63 - 1
+"""A class is an int64 in the file."""
 
 
 def vet_classes(classes: Iterable[int], size: int | None) -> None:
     """size: how many there are, None where nobody knows. Raises TargetError for one that is none, and is not -1."""
     for index in classes:
-        if index < -1 or (size is not None and index >= size):
+        if index < -1 or index > _MOST or (size is not None and index >= size):
             known = "0 and above" if size is None else f"0 to {size - 1}"
             raise TargetError(f"class {index} is out of range: {known}, or -1 for the top class")
 

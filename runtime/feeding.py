@@ -60,6 +60,10 @@ def seeds(
     if axis is None:
         return array
     given = array.shape[axis] / each if array.ndim > axis else 0
+    if each > 1 and rows != given:
+        raise TargetError(
+            f"{array.shape[axis]} rows of cotangents for {rows} samples: each has {each} of the explained tensor"
+        )
     if rows not in (1, given) and (located is None or located["each"] is not None):
         raise TargetError(
             f"{given:g} cotangents for {rows} samples; give one a sample, or explain one sample"

@@ -31,7 +31,9 @@ def locate(graph: Graph, wrt: Sequence[Value], head: Value) -> Rows:
         return Rows({} if head.shape[:1] == [1] else {head.name: None}, x.name)
     rows = follow(graph, wrt, x)
     place = rows.places.get(head.name)
-    if not isinstance(place, Mixed):
+    if place is None:  # it depends on no input that is explained, and that is what will be said
+        return Rows(source=x.name)
+    if isinstance(place, Along):
         return rows
     if place.single and not isinstance(batch, int):
         return Rows({} if head.shape[:1] == [1] else {head.name: None}, x.name, single=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 
@@ -25,6 +27,7 @@ from ...rewriter.linear import (
     TakeElements,
     TakeND,
 )
+from ...rewriter.rows import Along
 from ...rewriter.site import Refuse, Site, rank_of
 from .base import GRADIENT
 
@@ -77,13 +80,43 @@ def segment(g: Emit, parts: list[Value], i: int, axis: int, rank: int) -> Segmen
     return Segment(parts[i], axis, rank, together(g, parts[:i], axis), together(g, parts[i + 1 :], axis))
 
 
+@dataclass(frozen=True)
+class Part:
+    """x as part i of `count` equal parts of y along one axis, whatever its size."""
+
+    axis: int
+    rank: int
+    i: int
+    count: int
+
+    def push(self, g: Emit, t: Value) -> Value:
+        size = g.Shape(t, start=self.axis, end=self.axis + 1)
+        ends = [
+            g.Mul(size, g.ints(times)) if axis == self.axis else g.ints(0)
+            for times in (self.i, self.count - 1 - self.i)
+            for axis in range(self.rank)
+        ]
+        return g.Pad(t, g.Concat(*ends, axis=0), 0.0)
+
+    def pull(self, g: Emit, ct: Value) -> Value:
+        size = g.Div(g.Shape(ct, start=self.axis, end=self.axis + 1), g.ints(self.count))
+        start, end = (g.Mul(size, g.ints(times)) for times in (self.i, self.i + 1))
+        return g.Slice(ct, start, end, g.ints(self.axis))
+
+
 @GRADIENT.on("Concat")
 def concat(site: Site, g: Emit) -> Local:
-    """Each input is a segment of y."""
+    """Each input is a segment of y: along the axis of the samples one of equal parts, however many rows there are."""
     rank = rank_of(site.data)
     axis, parts = int(site.attr("axis")) % rank, list(site.node.inputs)
-    if axis == g.axis(site.y) == 0:
-        raise Refuse("it joins along the batch axis")
+    if axis == g.axis(site.y):
+        places = {g.graph.rows.places.get(x.name) for x in parts}
+        if len(places) == 1 and isinstance(places.pop(), Along):
+            return Local(
+                *(Part(axis, rank, i, len(parts)) if live else None for i, live in enumerate(site.active))
+            )
+        if axis == 0 and g.lead == "K":
+            raise Refuse("it joins along the batch axis")
     return Local(*(segment(g, parts, i, axis, rank) if site.active[i] else None for i in range(len(parts))))
 
 

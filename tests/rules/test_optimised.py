@@ -234,11 +234,15 @@ def test_what_cannot_be_masked() -> None:
         {"z": ["N", 1]},
         {"axes": np.array([1, 2, 3]), "two": np.array([-1, 1])},
     )
-    with pytest.raises(OptionError, match="a single number has no softmax"):
-        onnxplain.compile(single, LOSS)
-    assert onnxplain.compile(single, LOSS, score="value", target=0, threads=1)(X, mask=M, null=NULL).results[
-        "mask_loss"
-    ].shape == (1, 1)
+    # A single number has no softmax: its "probability" is the number itself.
+    losses = [
+        onnxplain.compile(single, LOSS, score=score, target=0, threads=1)(X, mask=M, null=NULL).results[
+            "mask_loss"
+        ]
+        for score in ("probability", "value")
+    ]
+    assert losses[0].shape == (1, 1)
+    np.testing.assert_array_equal(losses[0], losses[1])
     with pytest.raises(OptionError, match=r"beta=0\.5"):
         onnxplain.compile(picture(), LOSS, beta=0.5)
     named = model_of(

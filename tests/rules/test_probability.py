@@ -128,8 +128,24 @@ def test_classes_along_another_axis() -> None:
 def test_where_no_class_can_be_told(method: str) -> None:
     with pytest.raises(OptionError, match=r"has shape \['N', 2, 2\] and no Softmax or Sigmoid behind it"):
         _image(method, layer(None, tail=(2, 2)))
+
+
+def test_a_single_number_stands_for_itself() -> None:
+    """No softmax is taken over one class: pda.gradient of "probability" is that of the number; fgsm wants classes."""
     with pytest.raises(OptionError, match="two classes or more"):
-        _image(method, layer(None, tail=(1,)))
+        _image("fgsm", layer(None, tail=(1,)))
+    model = model_of(
+        [helper.make_node("Flatten", ["x"], ["f"], axis=1), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        {"x": ["N", 1, 1, 3]},
+        {"y": ["N", 1]},
+        {"w": np.array([[1.0], [-2.0], [3.0]], np.float32)},
+    )
+    found = [
+        onnxplain.compile(model, "pda.gradient", k=1, score=score)(np.ones((1, 1, 1, 3))).attribution
+        for score in ("probability", "logit")
+    ]
+    assert np.abs(found[0]).max() > 0.5
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def _image(method: str, model: onnx.ModelProto) -> None:

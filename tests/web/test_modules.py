@@ -164,8 +164,14 @@ def test_probabilities(tmp_path: Path) -> None:
             ("readout.js", "probabilities", (typed("Float32Array", logits), None)),
             ("readout.js", "probabilities", (typed("Float32Array", [0.25, 0.75]), None)),
             ("readout.js", "probabilities", (typed("Float32Array", np.log([0.25, 0.75])), "LogSoftmax")),
+            ("readout.js", "probabilities", (typed("Float32Array", [-2.5]), None)),
+            ("readout.js", "probabilities", (typed("Float32Array", [0.25]), "Sigmoid")),
+            ("readout.js", "lone", (typed("Float32Array", [-2.5]), None)),
+            ("readout.js", "lone", (typed("Float32Array", [0.25]), "Sigmoid")),
         ],
     )
+    assert [list(one["value"]) for one in found[3:5]] == [[-2.5], [0.25]]  # one number is no class of several
+    assert [one["value"] for one in found[5:]] == [True, False]
     np.testing.assert_allclose(found[0]["value"][3:], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))], rtol=1e-6)
     np.testing.assert_allclose(found[1]["value"], [0.25, 0.75])
     np.testing.assert_allclose(found[2]["value"], [0.25, 0.75], rtol=1e-6)

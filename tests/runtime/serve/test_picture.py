@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from PIL import Image
 
 import onnxplain
@@ -18,7 +19,7 @@ from onnxplain.runtime.render import readout
 from onnxplain.runtime.serve.picture import choose_media
 from onnxplain.runtime.serve.refusal import Refusal
 from tests.runtime.serve.conftest import Running, running
-from tests.runtime.small import picture
+from tests.runtime.small import model_of, picture
 
 EXPLAIN = "/v2/models/lenet.saliency/explain"
 
@@ -163,3 +164,20 @@ def test_a_client_that_takes_neither(server: Running, photo: bytes) -> None:
     with pytest.raises(Refusal):
         choose_media("text/html")
     assert server(EXPLAIN, photo, {"Accept": "text/html"}).status == 406
+
+
+@pytest.mark.parametrize("shape", [["N", 1], ["N"]])
+def test_a_model_with_one_number(tmp_path: Path, shape: list[int | str]) -> None:
+    """A regression: its number, and no softmax of it, which would always be 1."""
+    weight = np.full((27, 1), -2.0, np.float32)
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["z"])]
+    nodes.append(helper.make_node("Reshape", ["z", "s"], ["y"]))
+    sizes = np.array([-1, 1][: len(shape)])
+    model = model_of(nodes, {"x": ["N", 3, 3, 3]}, {"y": shape}, {"w": weight, "s": sizes})
+    onnxplain.compile(model, "saliency", preprocessing="unit").save(tmp_path / "one.onnx")
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 3), (255, 255, 255)).save(buffer, "PNG")
+    with running(tmp_path) as server:
+        told = server("/v2/models/one/explain", buffer.getvalue()).json
+    assert told["class"]["index"] == 0
+    assert told["class"]["score"] == pytest.approx(-54.0)

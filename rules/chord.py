@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..rewriter.emit import Emit
+from ..rewriter.emit import Emit, large
 from ..rewriter.graph import Value
 from ..rewriter.linear import Chain, Linear, Local, Scale, Sum
 from ..rewriter.mirror import stand_in
@@ -39,6 +39,7 @@ BILINEAR = frozenset("Mul MatMul Gemm Einsum ReduceSumSquare".split())
 """And a square: their change is exactly their derivative halfway."""
 
 POOLS = frozenset("MaxPool GlobalMaxPool ReduceMax ReduceMin".split())
+COUNTED = "{op} at {name}: an infinite value, at the picture or at the reference, counts as a large one, NaN as 0"
 OPERANDS = frozenset("Add Sub Sum Mean Mul Div Max Min Where".split())
 """Elementwise, of several operands."""
 
@@ -53,12 +54,12 @@ def rescale(tau: float) -> Rules:
         POOLS: steady(two_sided, tau),
         ELEMENTWISE | STEPS: steady(chords(tau), tau),
         "Div": steady(quotient, tau),
-        "Exp": exponential,
-        "Tanh": tanh,
-        "Sigmoid": sigmoid,
-        "Log": logarithm,
-        "Sqrt": root,
-        "Reciprocal": reciprocal,
+        "Exp": finite_ends(exponential, tau),
+        "Tanh": finite_ends(tanh, tau),
+        "Sigmoid": finite_ends(sigmoid, tau),
+        "Log": finite_ends(logarithm, tau),
+        "Sqrt": finite_ends(root, tau),
+        "Reciprocal": finite_ends(reciprocal, tau),
         "Pow": steady(powers(tau), tau),
         frozenset({"Max", "Min"}): steady(extremes(tau), tau),
         "Where": choices(tau),
@@ -156,9 +157,40 @@ def chord(site: Site, g: Emit, tau: float) -> Local:
             "DeepLIFT has no rule for this operator where several of its inputs depend on the explained one"
         )
     (i,) = active
-    x, other = site.node.inputs[i], site.reference
-    d = secant(g, x, g.Sub(x, other.node.inputs[i]), g.Sub(site.y, other.y), slope(site, g, i), tau)
+    if g.guarded:
+        d = counted(site, g, tau, i)
+    else:
+        x, other = site.node.inputs[i], site.reference
+        d = secant(g, x, g.Sub(x, other.node.inputs[i]), g.Sub(site.y, other.y), slope(site, g, i), tau)
     return Local.elementwise(site, *(Scale(d) if k == i else None for k in range(len(site.x))))
+
+
+def counted(site: Site, g: Emit, tau: float, i: int = 0) -> Value:
+    """The chord where a value may not be finite: it counts as a large number (`Emit.finite`), at every node that it comes
+    by, so that the changes still sum up."""
+    g.note(COUNTED.format(op=site.op, name=site.name))
+    x, x0 = (g.finite(end.node.inputs[i]) for end in (site, site.reference))
+    return secant(
+        g, x, g.Sub(x, x0), g.Sub(g.finite(site.y), g.finite(site.reference.y)), g.finite(slope(site, g, i)), tau
+    )
+
+
+def finite_ends(rule: Rule, tau: float) -> Rule:
+    """The rule of an elementwise operator, where all of its values are in range; else `counted`."""
+
+    def sound(site: Site, g: Emit) -> Local:
+        local = rule(site, g)
+        if not g.guarded:
+            return local
+        part = local.map
+        assert isinstance(part, Scale) and not isinstance(part.d, (int, float))
+        ends = (site.data, site.y, site.reference.data, site.reference.y)
+        size = g.total([g.Abs(v) for v in ends])
+        inside = g.Less(size, large(site.y.dtype))
+        return Local(Scale(g.Where(inside, part.d, counted(site, g, tau))), offset=local.offset)
+
+    sound.__name__ = getattr(rule, "__name__", "rule")
+    return sound
 
 
 def slope(site: Site, g: Emit, i: int = 0) -> Value:
@@ -254,7 +286,33 @@ def quotient(site: Site, g: Emit) -> Local:
     if not site.active[1]:
         return gradient(site, g)
     b, b0 = site.node.inputs[1], site.reference.node.inputs[1]
-    return Local.elementwise(site, *map(Scale, quotient_chord(g, site.y, site.reference.y, b, b0)))
+    upper, lower = quotient_chord(g, site.y, site.reference.y, b, b0)
+    if g.guarded:
+        upper, lower = _counted_quotient(site, g, upper, lower)
+    return Local.elementwise(site, Scale(upper), Scale(lower))
+
+
+def _counted_quotient(site: Site, g: Emit, upper: Value, lower: Value) -> tuple[Value, Value]:
+    """m_a and m_b where a value may not be finite (see `counted`): there m_a is 1/b of the side that has one, and m_b
+    takes what is left of the change."""
+    g.note(COUNTED.format(op=site.op, name=site.name))
+    other = site.reference
+    ends = [(g.finite(v), g.finite(v0)) for v, v0 in zip((*site.node.inputs, site.y), (*other.node.inputs, other.y), strict=True)]
+    da, db, dy = (g.Sub(v, v0) for v, v0 in ends)
+    b, b0 = ends[1]
+    wide = g.Where(g.Equal(b, 0.0), b0, b)
+    alone = g.Equal(wide, 0.0)
+    share = g.Where(alone, 0.0, g.Reciprocal(g.Where(alone, 1.0, wide)))
+    still = g.Equal(db, 0.0)
+    rest = g.Where(still, 0.0, g.Div(g.Sub(dy, g.Mul(share, da)), g.Where(still, 1.0, db)))
+    inside = g.And(_whole(g, site), _whole(g, site.reference))
+    return g.Where(inside, upper, share), g.Where(inside, lower, rest)
+
+
+def _whole(g: Emit, site: Site) -> Value:
+    """Whether the operands of a Div and the quotient are in range."""
+    size = g.total([g.Abs(v) for v in (*site.node.inputs, site.y)])
+    return g.Less(size, large(site.y.dtype))
 
 
 def extremes(tau: float) -> Rule:
@@ -291,7 +349,7 @@ def choices(tau: float) -> Rule:
         g.note(f"Where at {site.name}: its condition depends on the picture; where it differs from the reference's, "
                "the change is shared out by least squares")  # fmt: skip
         (c, a, b), (c0, a0, b0) = site.node.inputs, site.reference.node.inputs
-        size, changes = g.Abs(site.y), [g.Sub(x, x0) for x, x0 in ((a, a0), (b, b0))]
+        size, changes = g.Abs(site.y), [g.Sub(_taken(g, x), _taken(g, x0)) for x, x0 in ((a, a0), (b, b0))]
         far = [change for change, active in zip(changes, site.active[1:], strict=True) if active]
         longest = g.Abs(far[0]) if len(far) == 1 else g.Max(*(g.Abs(change) for change in far))
         plain = g.Or(near(g, size, longest, tau), g.Equal(g.cast(c, a), g.cast(c0, a)))
@@ -306,6 +364,11 @@ def choices(tau: float) -> Rule:
         return Local.elementwise(site, *maps)
 
     return choice
+
+
+def _taken(g: Emit, x: Value) -> Value:
+    """An operand of Where, which the condition may keep out because it is not finite."""
+    return g.finite(x) if x.inputs else x
 
 
 def two_sided(site: Site, g: Emit) -> Local:

@@ -111,7 +111,7 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
         for step in tape.steps:
             y = step.site.y
             if y.name in cotangents and step.local.offset is not None:
-                with g.at(step.site.name):
+                with g.at(step.site.name), g.guarding(step.pulled or step.pushed):
                     terms[step.site.name] = _total(stage, count, [(cotangents[y.name], step.local.offset, y)])
         names = list(terms)
         rows.append(g.Concat(*terms.values(), axis=1))
@@ -127,7 +127,7 @@ def _total(stage: Stage, count: Value, pairs: Sequence[tuple[Value, Value, Value
     g = stage.g
     sums = []
     for a, b, y in pairs:
-        product, axis = g.Mul(a, b), _row_axis(y, stage.wrt[0])
+        product, axis = g.times(a, b), _row_axis(y, stage.wrt[0])
         if axis:
             product = g.Transpose(product, perm=[axis, *(i for i in range(len(y.shape)) if i != axis)])
         lines = g.Reshape(product, g.join(count, g.ints(-1)))

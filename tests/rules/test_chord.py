@@ -104,6 +104,8 @@ def slopes_seen(model: onnx.ModelProto, x: Array, x0: Array) -> Array:
     made = next(node for node in emitted.graph.node if node.output[0] == "attribution")
     whole = next(node for node in emitted.graph.node if node.output[0] == made.input[0])
     product = next(node for node in emitted.graph.node if node.output[0] == whole.input[1])
+    if product.op_type == "Where":  # guarded: 0 where a factor is
+        product = next(node for node in emitted.graph.node if node.output[0] == product.input[2])
     emitted.graph.output.append(helper.make_tensor_value_info(product.input[0], 1, None))
     feeds = {"x": x, "baseline": x0, "cotangent": np.ones_like(x)}
     return run(emitted, feeds)[product.input[0]]

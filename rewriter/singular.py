@@ -46,9 +46,12 @@ def singular(graph: Graph) -> Singular:
     """One pass over the nodes, in their order; nothing is run."""
     nonzero, pulls, pushes = _nonzero(graph), set[str](), set[str]()
     wild, steep = set[str](), set[str]()  # tensors with values, and tangents, that may not be finite
+    live = {x.name for x in graph.inputs}  # sizes alone are no values that could be 0
     for node in graph.nodes:
-        fresh = _unbounded(graph, node, nonzero)
-        reads = {x.name for x in node.inputs if x.name}
+        reads = {x.name for x in node.inputs if x.name} | graph.hidden.get(node.name, frozenset())
+        if reads & live and node.op not in ("Shape", "Size"):
+            live |= {y.name for y in node.outputs if y.name}
+        fresh = bool(reads & live) and _unbounded(graph, node, nonzero)
         infinite = any(_infinite(graph, x) for x in node.inputs) or _fills_infinity(node)
         values = infinite or (bool(reads & wild) and node.op not in BOUNDED)
         if fresh or (values or reads & wild) and node.op not in MASKS | {"BatchNormalization"}:

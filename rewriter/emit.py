@@ -14,7 +14,9 @@ from .graph import Graph, Node, Value, is_value, operator, parameter, variable
 PRIVATE = "onnxplain"
 """Domain of the semantic primitives; `passes.lower` turns every one of them into standard operators."""
 
-_BOOLEAN = frozenset({"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "IsNaN"})
+_BOOLEAN = frozenset(
+    {"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "IsNaN"}
+)
 _INTEGER = frozenset({"Shape", "ArgMax", "ArgMin", "Size", "NonZero"})
 
 
@@ -137,7 +139,7 @@ class Emit:
             self.guarded = before
 
     def times(self, t: Value, d: Value | float) -> Value:
-        """t d, a tangent or cotangent times a recorded factor. Where the node is singular (`rewriter.singular`), 0 times
+        """t d, a tangent or cotangent times a recorded factor. At a singular node (`rewriter.singular`) 0 times
         anything is 0: nothing flows through what the model does not look at."""
         if not self.guarded or not is_value(d):
             return self.Mul(t, d)

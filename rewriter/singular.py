@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from .graph import Graph, Node, Value
-from .signs import nonnegative
+from .signs import Known, nonnegative
 
 MASKS = frozenset(
     "Where Max Min Clip Relu LeakyRelu PRelu ThresholdedRelu Shrink HardSigmoid Abs MaxPool GlobalMaxPool ReduceMax "
@@ -28,9 +28,9 @@ SHARP = frozenset("Exp Log Sinh Cosh Asin Acos Acosh Atanh ReduceLogSum Mod".spl
 """They overflow, end or have a pole within the range of finite numbers."""
 POSITIVE = frozenset(
     "Identity Dropout Cast Reshape Flatten Squeeze Unsqueeze Transpose Expand Tile Slice Split Gather ReduceSum "
-    "ReduceMean ReduceMax ReduceMin Sqrt Reciprocal Concat Mul Div MaxPool GlobalAveragePool".split()
+    "ReduceMean ReduceMax ReduceMin Sqrt Pow Reciprocal MaxPool GlobalAveragePool".split()
 )
-"""Positive where all their inputs are."""
+"""Positive where their first input is."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ def singular(graph: Graph) -> Singular:
         reads = {x.name for x in node.inputs if x.name} | graph.hidden.get(node.name, frozenset())
         if reads & live and node.op not in ("Shape", "Size"):
             live |= {y.name for y in node.outputs if y.name}
-        fresh = bool(reads & live) and _unbounded(graph, node, nonzero)
+        fresh = bool(reads & live) and _unbounded(graph, node, nonzero, live)
         infinite = any(_infinite(graph, x) for x in node.inputs) or _fills_infinity(node)
         values = infinite or (bool(reads & wild) and node.op not in BOUNDED)
-        if fresh or (values or reads & wild) and node.op not in MASKS | {"BatchNormalization"}:
+        if fresh or ((values or reads & wild) and node.op not in MASKS | {"BatchNormalization"}):
             pulls.add(node.name)
         tangents = bool(reads & steep) or node.name in pulls
         if tangents and node.op in MASKS:
@@ -67,26 +67,26 @@ def singular(graph: Graph) -> Singular:
     return Singular(frozenset(pulls), frozenset(pushes))
 
 
-def _unbounded(graph: Graph, node: Node, nonzero: frozenset[str]) -> bool:
+def _unbounded(graph: Graph, node: Node, nonzero: frozenset[str], live: set[str]) -> bool:
     """Whether finite inputs may give the node an infinite value or derivative."""
     if node.domain:
         return False
     if node.op in ("Div", "Reciprocal", "Sqrt"):
-        return not _apart(graph, node.inputs[-1], nonzero)
+        return not _apart(graph, node.inputs[-1], nonzero, live)
     if node.op == "Pow":
         p = graph.constant(node.inputs[1])
         if p is not None and bool((p >= 1).all() and (np.mod(p, 1) == 0).all()):
             return False
-        return not _apart(graph, node.inputs[0], nonzero)
+        return not _apart(graph, node.inputs[0], nonzero, live)
     if node.op in ("Log", "ReduceLogSum"):
-        return not _apart(graph, node.inputs[0], nonzero)
+        return not _apart(graph, node.inputs[0], nonzero, live)
     return node.op in SHARP
 
 
-def _apart(graph: Graph, x: Value, nonzero: frozenset[str]) -> bool:
-    """Whether x is known to keep away from 0: positive, or a parameter without zeros."""
+def _apart(graph: Graph, x: Value, nonzero: frozenset[str], live: set[str]) -> bool:
+    """Whether x is known to keep away from 0: positive, made of sizes, or a parameter without zeros."""
     array = graph.constant(x)
-    return x.name in nonzero or (array is not None and bool((array != 0).all()))
+    return x.name in nonzero or (x.name not in live if array is None else bool((array != 0).all()))
 
 
 def _nonzero(graph: Graph) -> frozenset[str]:
@@ -101,21 +101,24 @@ def _nonzero(graph: Graph) -> frozenset[str]:
         return x.name in above or positive(x)
 
     for node in graph.nodes:
-        inputs = [x for x in node.inputs if x.name]
-        data = inputs if node.op in ("Concat", "Mul", "Div") else inputs[:1]
-        sure = {
-            "Exp": lambda: True,
-            "Softplus": lambda: True,
-            "Add": lambda: all(map(at_least_zero, inputs)) and any(map(positive, inputs)),
-            "Sum": lambda: all(map(at_least_zero, inputs)) and any(map(positive, inputs)),
-            "Max": lambda: any(map(positive, inputs)),
-            "Min": lambda: all(map(positive, inputs)),
-            "Clip": lambda: len(node.inputs) > 1 and positive(node.inputs[1]),
-            "Pow": lambda: positive(node.inputs[0]),
-        }.get(node.op, lambda: node.op in POSITIVE and bool(data) and all(map(positive, data)))  # noqa: B023
-        if not node.domain and sure():
+        if not node.domain and _is_positive(node, positive, at_least_zero):
             found.update(y.name for y in node.outputs if y.name)
     return frozenset(found)
+
+
+def _is_positive(node: Node, positive: Known, at_least_zero: Known) -> bool:
+    inputs = [x for x in node.inputs if x.name]
+    if node.op in ("Exp", "Softplus"):
+        return True
+    if node.op in ("Add", "Sum"):
+        return all(map(at_least_zero, inputs)) and any(map(positive, inputs))
+    if node.op == "Max":
+        return any(map(positive, inputs))
+    if node.op == "Clip":
+        return len(node.inputs) > 1 and positive(node.inputs[1])
+    if node.op in ("Min", "Mul", "Div", "Concat"):
+        return all(map(positive, inputs))
+    return node.op in POSITIVE and positive(inputs[0])
 
 
 READ = frozenset("Add Sub Sum Where Mul Div Max Min Concat Pad".split())

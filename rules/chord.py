@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..rewriter.emit import Emit, large
+from ..rewriter.emit import Emit
 from ..rewriter.graph import Value
 from ..rewriter.linear import Chain, Linear, Local, Scale, Sum
 from ..rewriter.mirror import stand_in
@@ -22,6 +22,9 @@ from ..rewriter.site import Refuse, Site
 from .decomposed import DECOMPOSED, halfway, log_mean, quotient_chord
 from .gradient import GRADIENT
 from .gradient.inert import INERT
+from .reciprocals import by_reciprocal, is_reciprocal
+from .slopes import gradient, near, secant, slope
+from .undefined import counted, counted_quotient, finite_ends, taken
 
 STEPS = frozenset("Sign Floor Ceil Round".split())
 """Constant but for jumps: no derivative, a chord all the same."""
@@ -39,7 +42,6 @@ BILINEAR = frozenset("Mul MatMul Gemm Einsum ReduceSumSquare".split())
 """And a square: their change is exactly their derivative halfway."""
 
 POOLS = frozenset("MaxPool GlobalMaxPool ReduceMax ReduceMin".split())
-COUNTED = "{op} at {name}: an infinite value, at the picture or at the reference, counts as a large one, NaN as 0"
 OPERANDS = frozenset("Add Sub Sum Mean Mul Div Max Min Where".split())
 """Elementwise, of several operands."""
 
@@ -75,14 +77,6 @@ def _any(site: Site) -> bool:
 def no_chord(site: Site, g: Emit) -> Local:
     """Operators that only the gradient knows: it would not sum to the change of the output."""
     raise Refuse("DeepLIFT has no rule for it; add one for this operator to the rule set")
-
-
-def gradient(site: Site, g: Emit) -> Local:
-    """What is linear is its own chord."""
-    rule = GRADIENT.find(site)
-    if rule is None:
-        raise Refuse("no rule for this operator")
-    return rule(site, g)
 
 
 def steady(rule: Rule, tau: float) -> Rule:
@@ -138,17 +132,6 @@ def _by_value(site: Site, value: Value) -> bool:
     return False
 
 
-def near(g: Emit, x: Value, dx: Value, tau: float) -> Value:
-    """|Δx| < tau max(1, |x|): nothing but rounding is left of the change of a large x."""
-    return g.Less(g.Abs(dx), g.Mul(g.Max(g.Abs(x), 1.0), tau))
-
-
-def secant(g: Emit, x: Value, dx: Value, dy: Value, slope: Value, tau: float) -> Value:
-    """Δy / Δx, or the derivative where Δx is next to nothing."""
-    small = near(g, x, dx, tau)
-    return g.Where(small, slope, g.Div(dy, g.Where(small, 1.0, dx)))
-
-
 def chord(site: Site, g: Emit, tau: float) -> Local:
     """Rescale: m_x = m Δy / Δx for the one active operand of an elementwise operator."""
     active = [i for i, flag in enumerate(site.active) if flag]
@@ -163,46 +146,6 @@ def chord(site: Site, g: Emit, tau: float) -> Local:
         x, other = site.node.inputs[i], site.reference
         d = secant(g, x, g.Sub(x, other.node.inputs[i]), g.Sub(site.y, other.y), slope(site, g, i), tau)
     return Local.elementwise(site, *(Scale(d) if k == i else None for k in range(len(site.x))))
-
-
-def counted(site: Site, g: Emit, tau: float, i: int = 0) -> Value:
-    """The chord where a value may not be finite: it counts as a large number (`Emit.finite`), at every node that it comes
-    by, so that the changes still sum up."""
-    g.note(COUNTED.format(op=site.op, name=site.name))
-    x, x0 = (g.finite(end.node.inputs[i]) for end in (site, site.reference))
-    return secant(
-        g, x, g.Sub(x, x0), g.Sub(g.finite(site.y), g.finite(site.reference.y)), g.finite(slope(site, g, i)), tau
-    )
-
-
-def finite_ends(rule: Rule, tau: float) -> Rule:
-    """The rule of an elementwise operator, where all of its values are in range; else `counted`."""
-
-    def sound(site: Site, g: Emit) -> Local:
-        local = rule(site, g)
-        if not g.guarded:
-            return local
-        part = local.map
-        assert isinstance(part, Scale) and not isinstance(part.d, (int, float))
-        ends = (site.data, site.y, site.reference.data, site.reference.y)
-        size = g.total([g.Abs(v) for v in ends])
-        inside = g.Less(size, large(site.y.dtype))
-        return Local(Scale(g.Where(inside, part.d, counted(site, g, tau))), offset=local.offset)
-
-    sound.__name__ = getattr(rule, "__name__", "rule")
-    return sound
-
-
-def slope(site: Site, g: Emit, i: int = 0) -> Value:
-    """The derivative by input i, 0 where it is not finite."""
-    maps = gradient(site, g).maps
-    part, x = maps[i] if i < len(maps) else None, site.node.inputs[i]
-    if part is None:
-        return g.number(0.0, x)
-    d = g.number(part.d, x) if isinstance(part, Scale) else part.push(g, g.number(1.0, x))
-    if site.op in ("Pow", "Asin", "Acos", "Acosh", "Atanh"):
-        d = g.Where(g.LessOrEqual(g.Abs(d), float(np.finfo(x.dtype).max)), d, 0.0)
-    return d
 
 
 def chords(tau: float) -> Rule:
@@ -276,6 +219,10 @@ def product(site: Site, g: Emit) -> Local:
     activation stands halfway."""
     if sum(site.active) > (3 if site.op == "Gemm" else 2):
         raise Refuse("a product of three activations has no rule in DeepLIFT; export it as products of two")
+    if site.op == "Mul" and all(site.active):
+        over = next((i for i in (1, 0) if is_reciprocal(site.node.inputs[i])), None)
+        if over is not None:
+            return by_reciprocal(site, g, over)
     pairs = zip(site.node.inputs, site.reference.node.inputs, strict=True)
     middle = [halfway(g, x, x0) for x, x0 in pairs]
     return gradient(replace(site, node=stand_in(site.node, middle, site.node.outputs)), g)
@@ -288,31 +235,8 @@ def quotient(site: Site, g: Emit) -> Local:
     b, b0 = site.node.inputs[1], site.reference.node.inputs[1]
     upper, lower = quotient_chord(g, site.y, site.reference.y, b, b0)
     if g.guarded:
-        upper, lower = _counted_quotient(site, g, upper, lower)
+        upper, lower = counted_quotient(site, g, upper, lower)
     return Local.elementwise(site, Scale(upper), Scale(lower))
-
-
-def _counted_quotient(site: Site, g: Emit, upper: Value, lower: Value) -> tuple[Value, Value]:
-    """m_a and m_b where a value may not be finite (see `counted`): there m_a is 1/b of the side that has one, and m_b
-    takes what is left of the change."""
-    g.note(COUNTED.format(op=site.op, name=site.name))
-    other = site.reference
-    ends = [(g.finite(v), g.finite(v0)) for v, v0 in zip((*site.node.inputs, site.y), (*other.node.inputs, other.y), strict=True)]
-    da, db, dy = (g.Sub(v, v0) for v, v0 in ends)
-    b, b0 = ends[1]
-    wide = g.Where(g.Equal(b, 0.0), b0, b)
-    alone = g.Equal(wide, 0.0)
-    share = g.Where(alone, 0.0, g.Reciprocal(g.Where(alone, 1.0, wide)))
-    still = g.Equal(db, 0.0)
-    rest = g.Where(still, 0.0, g.Div(g.Sub(dy, g.Mul(share, da)), g.Where(still, 1.0, db)))
-    inside = g.And(_whole(g, site), _whole(g, site.reference))
-    return g.Where(inside, upper, share), g.Where(inside, lower, rest)
-
-
-def _whole(g: Emit, site: Site) -> Value:
-    """Whether the operands of a Div and the quotient are in range."""
-    size = g.total([g.Abs(v) for v in (*site.node.inputs, site.y)])
-    return g.Less(size, large(site.y.dtype))
 
 
 def extremes(tau: float) -> Rule:
@@ -349,7 +273,7 @@ def choices(tau: float) -> Rule:
         g.note(f"Where at {site.name}: its condition depends on the picture; where it differs from the reference's, "
                "the change is shared out by least squares")  # fmt: skip
         (c, a, b), (c0, a0, b0) = site.node.inputs, site.reference.node.inputs
-        size, changes = g.Abs(site.y), [g.Sub(_taken(g, x), _taken(g, x0)) for x, x0 in ((a, a0), (b, b0))]
+        size, changes = g.Abs(site.y), [g.Sub(taken(g, x), taken(g, x0)) for x, x0 in ((a, a0), (b, b0))]
         far = [change for change, active in zip(changes, site.active[1:], strict=True) if active]
         longest = g.Abs(far[0]) if len(far) == 1 else g.Max(*(g.Abs(change) for change in far))
         plain = g.Or(near(g, size, longest, tau), g.Equal(g.cast(c, a), g.cast(c0, a)))
@@ -364,11 +288,6 @@ def choices(tau: float) -> Rule:
         return Local.elementwise(site, *maps)
 
     return choice
-
-
-def _taken(g: Emit, x: Value) -> Value:
-    """An operand of Where, which the condition may keep out because it is not finite."""
-    return g.finite(x) if x.inputs else x
 
 
 def two_sided(site: Site, g: Emit) -> Local:

@@ -74,8 +74,8 @@ def turn(g: Emit, v: Value) -> Value:
 
 
 def looked_at(g: Emit, v: Value, ct: Value, axis: int) -> Value:
-    """A factor of a product in which something may be infinite: 0 in the rows (columns) whose cotangents are all 0. axis:
-    that of ct along which they lie, -1 for rows and -2 for columns."""
+    """A factor of a product that may be infinite: 0 in the rows (columns) whose cotangents are all 0. axis: that of ct
+    along which they lie, -1 for rows and -2 for columns."""
     if not g.guarded:
         return v
     used = g.ReduceMax(g.Abs(ct), g.ints(axis), keepdims=1)

@@ -104,7 +104,9 @@ def slopes_seen(model: onnx.ModelProto, x: Array, x0: Array) -> Array:
     made = {node.output[0]: node for node in emitted.graph.node}
     whole = made[made["attribution"].input[0]]
     guard = made.get(whole.input[0])
-    if guard is not None and guard.op_type == "Where":  # a singular node: 0 where a factor is, else ct times m
+    if (
+        guard is not None and guard.op_type == "Where"
+    ):  # a singular node: 0 where a factor is, else ct times m
         name = made[guard.input[2]].input[1]
     else:
         name = made[whole.input[1]].input[0]

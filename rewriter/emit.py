@@ -18,7 +18,9 @@ ROOM = 2**20
 PRIVATE = "onnxplain"
 """Domain of the semantic primitives; `passes.lower` turns every one of them into standard operators."""
 
-_BOOLEAN = frozenset({"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not"})
+_BOOLEAN = frozenset(
+    {"Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Not", "IsNaN"}
+)
 _INTEGER = frozenset({"Shape", "ArgMax", "ArgMin", "Size", "NonZero"})
 
 
@@ -47,6 +49,8 @@ class Emit:
         """Primitives, and the values that took their place."""
         self._twins: dict[str, str] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self.guarded = False
+        """Whether a factor of 0 wins over an infinite one: see `times`."""
         self._at = ""
         self._count = 0
         self._room = ROOM + sum(4 * prod(tensor.dims) for tensor in graph.draft.weights.values()) // 100
@@ -151,6 +155,29 @@ class Emit:
         finally:
             self._at = before
 
+    @contextmanager
+    def guarding(self, on: bool) -> Iterator[None]:
+        """Products that are made inside are guarded, or not."""
+        before, self.guarded = self.guarded, on
+        try:
+            yield
+        finally:
+            self.guarded = before
+
+    def times(self, t: Value, d: Value | float) -> Value:
+        """t d, a tangent or cotangent times a recorded factor. At a singular node (`rewriter.singular`) 0 times
+        anything is 0: nothing flows through what the model does not look at."""
+        if not self.guarded or not is_value(d):
+            return self.Mul(t, d)
+        none = self.Or(self.Equal(t, 0.0), self.Equal(d, 0.0))
+        return self.Where(none, self.number(0.0, t), self.Mul(t, d))
+
+    def finite(self, v: Value) -> Value:
+        """v as a number to be compared: NaN counts as 0, an infinity as `large`, and so does what is larger."""
+        most = large(v.dtype)
+        clipped = self.Clip(v, self.number(-most, v), self.number(most, v))
+        return self.Where(self.IsNaN(v), self.number(0.0, v), clipped)
+
     def note(self, text: str) -> None:
         """Record an approximation or a choice; it ends up in the emitted file's metadata."""
         if text not in self.notes:
@@ -245,6 +272,11 @@ def _result(op: str, dtype: np.dtype, attrs: dict[str, Any], values: list[Value]
     if op in ("Where", "OneHot") and len(values) > 1:
         return np.dtype(values[-1].dtype or dtype)
     return np.dtype(dtype)
+
+
+def large(dtype: Any) -> float:
+    """The root of the largest number of a type: 2^64 for float32."""
+    return float(2.0 ** (int(np.finfo(np.dtype(dtype or np.float32)).maxexp) // 2))
 
 
 def tail_of(x: Value) -> tuple[int, ...] | None:

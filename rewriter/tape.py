@@ -12,6 +12,7 @@ from .errors import Obstacle, UnsupportedError
 from .graph import Graph, Node, Value
 from .linear import Local
 from .rules import Rule, Rules, rule_name
+from .singular import Singular, singular
 from .site import Refuse, Site
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -19,11 +20,14 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 @dataclass(frozen=True)
 class Step:
-    """One output of one node, and the maps put in its place."""
+    """One output of one node, and the maps put in its place. pulled, pushed: whether products are guarded on the way
+    back, and forwards (`singular`)."""
 
     site: Site
     local: Local
     rule: str
+    pulled: bool = False
+    pushed: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
 
     Raises UnsupportedError once, with every node that has no rule or that its rule refuses.
     """
-    needed = ancestors(graph, target)
+    needed, hard = ancestors(graph, target), singular(graph)
     early = _weighted_after(graph, needed)
     active, deep = {value.name for value in wrt}, set[str]()
     steps: list[Step] = []
@@ -66,7 +70,7 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
                     obstacles.append(Obstacle(site.op, site.name, "no rule for this operator"))
                     active.add(y.name)  # go on, so that one error names every such node
                 continue
-            step = _step(site, rules, g, bool(hidden))
+            step = _step(site, rules, g, bool(hidden), hard)
             if isinstance(step, Obstacle):
                 obstacles.append(step)
                 active.add(y.name)
@@ -98,7 +102,7 @@ def carries(y: Value) -> bool:
     return bool(y.name) and (y.dtype is None or np.dtype(y.dtype).kind == "f")
 
 
-def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
+def _step(site: Site, rules: Rules, g: Emit, nested: bool, hard: Singular) -> Step | Obstacle:
     rule: Rule | None = None if nested else rules.find(site)
     if nested:
         return Obstacle(site.op, site.name, "its subgraph reads the explained input")
@@ -109,14 +113,15 @@ def _step(site: Site, rules: Rules, g: Emit, nested: bool) -> Step | Obstacle:
         reason = f"the rank of {unknown[0]!r} is unknown; fix the input shape with shapes="
         return Obstacle(site.op, site.name, reason)
     try:
-        with g.at(site.name):
+        with g.at(site.name), g.guarding(site.name in hard.pulls | hard.pushes):
             local = rule(site, g)
     except Refuse as refusal:
         return Obstacle(site.op, site.name, str(refusal))
     maps = tuple(
         part if i < len(site.active) and site.active[i] else None for i, part in enumerate(local.maps)
     )
-    return Step(site, Local(*maps, offset=local.offset), rule_name(rule))
+    pulled, pushed = site.name in hard.pulls, site.name in hard.pushes
+    return Step(site, Local(*maps, offset=local.offset), rule_name(rule), pulled, pushed)
 
 
 def ancestors(graph: Graph, target: Value) -> set[str]:
@@ -137,7 +142,7 @@ def pull(tape: Tape, seeds: Mapping[str, Value], g: Emit) -> dict[str, Value]:
         ct = cotangents.get(step.site.y.name)
         if ct is None:
             continue
-        with g.at(step.site.name):
+        with g.at(step.site.name), g.guarding(step.pulled):
             for x, part in zip(step.site.node.inputs, step.local.maps, strict=False):
                 if part is not None:
                     mine = part.pull(g, ct)
@@ -151,7 +156,7 @@ def push(tape: Tape, tangents: Mapping[str, Value], g: Emit, *, affine: bool = F
     recorded activations are reproduced from the recorded input."""
     known = dict(tangents)
     for step in tape.steps:
-        with g.at(step.site.name):
+        with g.at(step.site.name), g.guarding(step.pushed):
             parts = [
                 part.push(g, known[x.name])
                 for x, part in zip(step.site.node.inputs, step.local.maps, strict=False)

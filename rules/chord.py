@@ -22,6 +22,9 @@ from ..rewriter.site import Refuse, Site
 from .decomposed import DECOMPOSED, halfway, log_mean, quotient_chord
 from .gradient import GRADIENT
 from .gradient.inert import INERT
+from .reciprocals import by_reciprocal, is_reciprocal
+from .slopes import gradient, near, secant, slope
+from .undefined import counted, counted_quotient, finite_ends, taken
 
 STEPS = frozenset("Sign Floor Ceil Round".split())
 """Constant but for jumps: no derivative, a chord all the same."""
@@ -53,12 +56,12 @@ def rescale(tau: float) -> Rules:
         POOLS: steady(two_sided, tau),
         ELEMENTWISE | STEPS: steady(chords(tau), tau),
         "Div": steady(quotient, tau),
-        "Exp": exponential,
-        "Tanh": tanh,
-        "Sigmoid": sigmoid,
-        "Log": logarithm,
-        "Sqrt": root,
-        "Reciprocal": reciprocal,
+        "Exp": finite_ends(exponential, tau),
+        "Tanh": finite_ends(tanh, tau),
+        "Sigmoid": finite_ends(sigmoid, tau),
+        "Log": finite_ends(logarithm, tau),
+        "Sqrt": finite_ends(root, tau),
+        "Reciprocal": finite_ends(reciprocal, tau),
         "Pow": steady(powers(tau), tau),
         frozenset({"Max", "Min"}): steady(extremes(tau), tau),
         "Where": choices(tau),
@@ -74,14 +77,6 @@ def _any(site: Site) -> bool:
 def no_chord(site: Site, g: Emit) -> Local:
     """Operators that only the gradient knows: it would not sum to the change of the output."""
     raise Refuse("DeepLIFT has no rule for it; add one for this operator to the rule set")
-
-
-def gradient(site: Site, g: Emit) -> Local:
-    """What is linear is its own chord."""
-    rule = GRADIENT.find(site)
-    if rule is None:
-        raise Refuse("no rule for this operator")
-    return rule(site, g)
 
 
 def steady(rule: Rule, tau: float) -> Rule:
@@ -137,17 +132,6 @@ def _by_value(site: Site, value: Value) -> bool:
     return False
 
 
-def near(g: Emit, x: Value, dx: Value, tau: float) -> Value:
-    """|Δx| < tau max(1, |x|): nothing but rounding is left of the change of a large x."""
-    return g.Less(g.Abs(dx), g.Mul(g.Max(g.Abs(x), 1.0), tau))
-
-
-def secant(g: Emit, x: Value, dx: Value, dy: Value, slope: Value, tau: float) -> Value:
-    """Δy / Δx, or the derivative where Δx is next to nothing."""
-    small = near(g, x, dx, tau)
-    return g.Where(small, slope, g.Div(dy, g.Where(small, 1.0, dx)))
-
-
 def chord(site: Site, g: Emit, tau: float) -> Local:
     """Rescale: m_x = m Δy / Δx for the one active operand of an elementwise operator."""
     active = [i for i, flag in enumerate(site.active) if flag]
@@ -156,21 +140,12 @@ def chord(site: Site, g: Emit, tau: float) -> Local:
             "DeepLIFT has no rule for this operator where several of its inputs depend on the explained one"
         )
     (i,) = active
-    x, other = site.node.inputs[i], site.reference
-    d = secant(g, x, g.Sub(x, other.node.inputs[i]), g.Sub(site.y, other.y), slope(site, g, i), tau)
+    if g.guarded:
+        d = counted(site, g, tau, i)
+    else:
+        x, other = site.node.inputs[i], site.reference
+        d = secant(g, x, g.Sub(x, other.node.inputs[i]), g.Sub(site.y, other.y), slope(site, g, i), tau)
     return Local.elementwise(site, *(Scale(d) if k == i else None for k in range(len(site.x))))
-
-
-def slope(site: Site, g: Emit, i: int = 0) -> Value:
-    """The derivative by input i, 0 where it is not finite."""
-    maps = gradient(site, g).maps
-    part, x = maps[i] if i < len(maps) else None, site.node.inputs[i]
-    if part is None:
-        return g.number(0.0, x)
-    d = g.number(part.d, x) if isinstance(part, Scale) else part.push(g, g.number(1.0, x))
-    if site.op in ("Pow", "Asin", "Acos", "Acosh", "Atanh"):
-        d = g.Where(g.LessOrEqual(g.Abs(d), float(np.finfo(x.dtype).max)), d, 0.0)
-    return d
 
 
 def chords(tau: float) -> Rule:
@@ -244,6 +219,10 @@ def product(site: Site, g: Emit) -> Local:
     activation stands halfway."""
     if sum(site.active) > (3 if site.op == "Gemm" else 2):
         raise Refuse("a product of three activations has no rule in DeepLIFT; export it as products of two")
+    if site.op == "Mul" and all(site.active):
+        over = next((i for i in (1, 0) if is_reciprocal(site.node.inputs[i])), None)
+        if over is not None:
+            return by_reciprocal(site, g, over)
     pairs = zip(site.node.inputs, site.reference.node.inputs, strict=True)
     middle = [halfway(g, x, x0) for x, x0 in pairs]
     return gradient(replace(site, node=stand_in(site.node, middle, site.node.outputs)), g)
@@ -254,7 +233,10 @@ def quotient(site: Site, g: Emit) -> Local:
     if not site.active[1]:
         return gradient(site, g)
     b, b0 = site.node.inputs[1], site.reference.node.inputs[1]
-    return Local.elementwise(site, *map(Scale, quotient_chord(g, site.y, site.reference.y, b, b0)))
+    upper, lower = quotient_chord(g, site.y, site.reference.y, b, b0)
+    if g.guarded:
+        upper, lower = counted_quotient(site, g, upper, lower)
+    return Local.elementwise(site, Scale(upper), Scale(lower))
 
 
 def extremes(tau: float) -> Rule:
@@ -291,7 +273,7 @@ def choices(tau: float) -> Rule:
         g.note(f"Where at {site.name}: its condition depends on the picture; where it differs from the reference's, "
                "the change is shared out by least squares")  # fmt: skip
         (c, a, b), (c0, a0, b0) = site.node.inputs, site.reference.node.inputs
-        size, changes = g.Abs(site.y), [g.Sub(x, x0) for x, x0 in ((a, a0), (b, b0))]
+        size, changes = g.Abs(site.y), [g.Sub(taken(g, x), taken(g, x0)) for x, x0 in ((a, a0), (b, b0))]
         far = [change for change, active in zip(changes, site.active[1:], strict=True) if active]
         longest = g.Abs(far[0]) if len(far) == 1 else g.Max(*(g.Abs(change) for change in far))
         plain = g.Or(near(g, size, longest, tau), g.Equal(g.cast(c, a), g.cast(c0, a)))

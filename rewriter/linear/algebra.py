@@ -46,7 +46,7 @@ class Scale:
     d: Value | float
 
     def push(self, g: Emit, t: Value) -> Value:
-        return g.Mul(t, self.d)
+        return g.times(t, self.d)
 
     pull = push
 

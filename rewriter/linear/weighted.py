@@ -73,6 +73,17 @@ def turn(g: Emit, v: Value) -> Value:
     return g.Transpose(v, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
+def looked_at(g: Emit, v: Value, ct: Value, axis: int) -> Value:
+    """A factor of a product that may be infinite: 0 in the rows (columns) whose cotangents are all 0. axis: that of ct
+    along which they lie, -1 for rows and -2 for columns."""
+    if not g.guarded:
+        return v
+    used = g.ReduceMax(g.Abs(ct), g.ints(axis), keepdims=1)
+    value: Value = g.Where(g.Equal(used, 0.0), g.number(0.0, v), v)
+    value.shape = [None] * max(len(v.shape), len(ct.shape or v.shape))
+    return value
+
+
 @dataclass(frozen=True)
 class RightTimes:
     """y = x b (MatMul, batch axes broadcast)."""
@@ -85,7 +96,7 @@ class RightTimes:
         return g.MatMul(t, self.b)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        product = g.MatMul(ct, turn(g, self.b))
+        product = g.MatMul(ct, turn(g, looked_at(g, self.b, ct, -2)))
         return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x, g.axis(self.y))
 
     def reweigh(self, f: Reweigh) -> RightTimes:
@@ -104,7 +115,7 @@ class LeftTimes:
         return g.MatMul(self.a, t)
 
     def pull(self, g: Emit, ct: Value) -> Value:
-        product = g.MatMul(turn(g, self.a), ct)
+        product = g.MatMul(turn(g, looked_at(g, self.a, ct, -1)), ct)
         return reduce_to(g, product, [*self.y.shape[:-2], *self.x.shape[-2:]], self.x, g.axis(self.y))
 
     def reweigh(self, f: Reweigh) -> LeftTimes:

@@ -24,8 +24,8 @@ def explicit_windows(draft: Draft, types: dict[str, TensorType]) -> None:
         if kernel is None:
             continue
         rank = len(kernel)
-        strides = _ints(given.get("strides", [1] * rank))
-        dilations = _ints(given.get("dilations", [1] * rank))
+        strides = whole_numbers(given.get("strides", [1] * rank))
+        dilations = whole_numbers(given.get("dilations", [1] * rank))
         _vet_window(node, kernel, strides, dilations, types.get(node.input[0]))
         explicit: dict[str, object] = {"kernel_shape": list(kernel), "strides": strides}
         if node.op_type in CONVOLUTIONS:
@@ -52,11 +52,11 @@ def _vet_window(
     """Shape inference looks at these numbers only where the input's shape is known, and never at group."""
     given, rank = attributes(node), len(kernel)
     sizes = [*kernel, *strides, *dilations, given.get("group", 1)]
-    extra = _ints(given.get("output_padding", [0] * rank))
+    extra = whole_numbers(given.get("output_padding", [0] * rank))
     fits = (
         len(strides) == len(dilations) == len(extra) == rank
-        and len(_ints(given.get("pads", [0] * 2 * rank))) == 2 * rank
-        and len(_ints(given.get("output_shape", [1] * rank))) in (rank, rank + 2)
+        and len(whole_numbers(given.get("pads", [0] * 2 * rank))) == 2 * rank
+        and len(whole_numbers(given.get("output_shape", [1] * rank))) in (rank, rank + 2)
         and min(extra) >= 0
         and (data is None or data.shape is None or len(data.shape) == rank + 2)
     )
@@ -67,7 +67,7 @@ def _vet_window(
         )
 
 
-def _ints(values: object) -> list[int]:
+def whole_numbers(values: object) -> list[int]:
     return [int(value) for value in values]  # type: ignore[attr-defined]
 
 
@@ -78,7 +78,7 @@ def _text(value: object) -> str:
 def _kernel(node: onnx.NodeProto, types: dict[str, TensorType]) -> list[int] | None:
     given = attributes(node).get("kernel_shape")
     if given is not None:
-        return _ints(given)
+        return whole_numbers(given)
     weight = types.get(node.input[1]) if len(node.input) > 1 else None
     if weight is None or weight.shape is None or not all(isinstance(dim, int) for dim in weight.shape[2:]):
         return None
@@ -97,7 +97,7 @@ def _pads(
     if node.op_type == "ConvTranspose" and ("output_shape" in given or mode.startswith("SAME")):
         return _transpose_pads(node, types.get(node.input[0]), effective, strides, mode)
     if mode == "NOTSET":
-        return _ints(given.get("pads", [0] * 2 * rank))
+        return whole_numbers(given.get("pads", [0] * 2 * rank))
     if mode == "VALID":
         return [0] * 2 * rank
     shape = (types.get(node.input[0]) or TensorType(None, None)).shape or (None,) * (rank + 2)
@@ -122,7 +122,7 @@ def _transpose_pads(
     """pads of a ConvTranspose from its output size: total = stride (in - 1) + output_padding + extent - out.
     Where the windows do not reach that size, output_padding makes up for it."""
     given, rank = attributes(node), len(effective)
-    extra = _ints(given.get("output_padding", [0] * rank))
+    extra = whole_numbers(given.get("output_padding", [0] * rank))
     sizes = data.shape[2:] if data is not None and data.shape is not None else (None,) * rank
     wanted = given.get("output_shape")
     totals: list[int] = []
@@ -130,7 +130,7 @@ def _transpose_pads(
         if wanted is None:
             totals.append(extra[i] + extent - stride)
         elif isinstance(size, int):
-            totals.append(stride * (size - 1) + extra[i] + extent - _ints(wanted)[-rank:][i])
+            totals.append(stride * (size - 1) + extra[i] + extent - whole_numbers(wanted)[-rank:][i])
         else:
             return None
     missing = [max(0, -total) for total in totals]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 
 from ..draft import Draft, attributes, set_attribute
-from .canonical import POOLS
+from .canonical import POOLS, whole_numbers
 from .shapes import UNKNOWN, TensorType, infer, set_shape, tensor_type, vet_shapes
 
 
@@ -51,10 +51,10 @@ def _rounds_up(node: onnx.NodeProto) -> bool:
 def _settle(node: onnx.NodeProto, known: TensorType) -> bool:
     """Whether the node was changed."""
     given, sizes = attributes(node), (known.shape or ())[2:]
-    kernel = [int(k) for k in given.get("kernel_shape", [])]
+    kernel = whole_numbers(given.get("kernel_shape", []))
     rank = len(kernel)
-    strides, dilations = ([int(v) for v in given.get(key, [1] * rank)] for key in ("strides", "dilations"))
-    pads = [int(v) for v in given.get("pads", [0] * 2 * rank)]
+    strides, dilations = (whole_numbers(given.get(key, [1] * rank)) for key in ("strides", "dilations"))
+    pads = whole_numbers(given.get("pads", [0] * 2 * rank))
     if len(sizes) != rank or not len(strides) == len(dilations) == rank or len(pads) != 2 * rank:
         return False  # malformed: the vetting of windows says so
     if min([*strides, *kernel], default=0) < 1:

@@ -208,11 +208,12 @@ def _again(halves: _Halves, step: Step) -> Value:
 def _frozen(halves: _Halves, step: Step) -> Value:
     """A x1 + c of the second half."""
     g = halves.stage.g
-    parts = [
-        part.push(g, halves.half(x, 1))
-        for x, part in zip(step.site.node.inputs, step.local.maps, strict=False)
-        if part is not None
-    ]
+    with g.guarding(step.pushed):
+        parts = [
+            part.push(g, halves.half(x, 1))
+            for x, part in zip(step.site.node.inputs, step.local.maps, strict=False)
+            if part is not None
+        ]
     if step.local.offset is not None:
         parts.append(step.local.offset)
     value = g.total(parts)

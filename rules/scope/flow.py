@@ -79,7 +79,7 @@ def constants(stage: Stage) -> Mapping[str, Value]:
 
 def _image(g: Emit, step: Step, carried: Mapping[str, Value]) -> Value | None:
     """What the step makes of the images at its inputs, with its own constant; None without any."""
-    with g.at(step.site.name):
+    with g.at(step.site.name), g.guarding(step.pushed):
         parts = [
             part.push(g, carried[x.name])
             for x, part in zip(step.site.node.inputs, step.local.maps, strict=False)

@@ -124,7 +124,7 @@ def contributions(stage: Stage, target: Target) -> list[Result]:
         for step in tape.steps:
             y = step.site.y
             if y.name in cotangents and step.local.offset is not None:
-                with g.at(step.site.name):
+                with g.at(step.site.name), g.guarding(step.pulled or step.pushed):
                     terms[step.site.name] = _total(stage, count, [(cotangents[y.name], step.local.offset, y)])
         names = list(terms)
         rows.append(g.Concat(*terms.values(), axis=1))
@@ -139,11 +139,11 @@ def _total(stage: Stage, count: Value, pairs: Sequence[tuple[Value, Value, Value
     g = stage.g
     sums = []
     for a, b, y in pairs:
-        place = stage.graph.rows.place(y.name)
+        product, place = g.times(a, b), stage.graph.rows.place(y.name)
         if place is None or place == Along(0):
-            lines = g.Reshape(g.Mul(a, b), g.join(count, g.ints(-1)))
+            lines = g.Reshape(product, g.join(count, g.ints(-1)))
         else:
-            lines = Samples(stage.graph, y, g, g.Mul(a, b), count).flat
+            lines = Samples(stage.graph, y, g, product, count).flat
         sums.append(g.ReduceSum(lines, g.ints(1), keepdims=1))
     return g.total(sums)
 

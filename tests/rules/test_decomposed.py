@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
+import onnxplain
 from tests.deeplift import EXACT, imbalance, multipliers, near, noise, run
-from tests.rewriter.nets import net
+from tests.rewriter.nets import floats, net
+from tests.rules.forward import session
 
 F = np.float32
 CENTRED = (
@@ -117,3 +122,45 @@ def test_masked_logits_are_no_change() -> None:
     got = multipliers(model, x, ct, x0)
     assert np.isfinite(got).all() and not got[:, [1, 4]].any()
     assert imbalance(model, x, x0, ct, got, head="prob") < EXACT
+
+
+SPELT = {
+    "1 / s": "r = Sqrt(e) i = Div(one, r) n = Mul(c, i)",
+    "reciprocal": "r = Sqrt(e) i = Reciprocal(r) n = Mul(i, c)",
+    "power": "i = Pow(e, minus) n = Mul(c, i)",
+    "folded": "r = Sqrt(e) i = Reciprocal(r) k = Mul(i, gain) n = Mul(c, k)",
+    "quotient": "r = Sqrt(e) n = Div(c, r)",
+}
+NORMAL = """m = ReduceMean <keepdims = 1> (h, a) c = Sub(h, m) s = Mul(c, c) v = ReduceMean <keepdims = 1> (s, a)
+    e = Add(v, eps)"""
+
+
+def stacked(spelling: str, depth: int) -> onnx.ModelProto:
+    """depth times: a product, a normalisation spelt out, a rectifier."""
+    one = f"h = MatMul(x, w) {NORMAL} {SPELT[spelling]} o = Relu(n)"
+    body, before = "", "x"
+    for k in range(depth):
+        own = {name: f"{name}{k}" for name in "hmcsveriko"} | {"n": f"n{k}", "x": before, "w": "w"}
+        body += re.sub(r"\b([a-z])\b", lambda found, own=own: own.get(found[1], found[1]), one)
+        before = f"o{k}"
+    model = net(f"""g (float[N,8] x) => (float[N,8] y) <int64[1] a = {{1}}, float eps = {{0.00001}}, float one = {{1}},
+        float minus = {{-0.5}}, float gain = {{1}}> {{ {body} y = MatMul({before}, w) }}""")
+    model.graph.initializer.append(numpy_helper.from_array(floats(8, 8, seed=6), "w"))
+    return model
+
+
+@pytest.mark.parametrize("spelling", SPELT)
+def test_normalisations_spelt_out_stay_in_range(spelling: str) -> None:
+    """12 of them, at a constant reference, where 1/s⁰ = 1/√ε = 316: halves of a product would grow 158-fold at each.
+    All spellings are the quotient's."""
+    x = floats(2, 8, seed=5)
+    maps = {}
+    for depth in (1, 12):
+        explainer = onnxplain.compile(stacked(spelling, depth), "deeplift.rescale", target=2)
+        maps[depth] = explainer(x).attribution
+        run_ = session(stacked(spelling, depth))
+        y, y0 = (np.asarray(run_.run(["y"], {"x": at})[0], float)[:, 2] for at in (x, 0 * x))
+        assert np.abs(maps[depth].sum(1) - (y - y0)).max() <= 1e-3 * np.abs(y - y0).max()
+        assert np.abs(maps[depth]).max() <= 1e3 * np.abs(y - y0).max()
+    want = onnxplain.compile(stacked("quotient", 1), "deeplift.rescale", target=2)(x).attribution
+    assert np.abs(maps[1] - want).max() <= 1e-4 * np.abs(want).max()

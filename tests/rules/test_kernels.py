@@ -72,7 +72,7 @@ def built(
 
 @cache
 def dense_map(dtype: type, opset: int, method: str) -> np.ndarray:
-    x = np.random.default_rng(5).normal(size=(2, 3)).astype(dtype)
+    x: np.ndarray = np.random.default_rng(5).normal(size=(2, 3)).astype(dtype)
     return np.asarray(onnxplain.compile(dense(dtype, opset), method)(x, target=0).attribution)
 
 

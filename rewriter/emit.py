@@ -45,6 +45,8 @@ class Emit:
         """Rows of the cotangents, as the file calls them; None where nobody knows."""
         self.stated: list[Value] = []
         """Tensors whose type the file states, where onnxruntime's inference loses their rows."""
+        self.memo: dict[Any, Any] = {}
+        """What rules have worked out once for all outputs of a node."""
         self.spelled: list[tuple[Node, Value]] = []
         """Primitives, and the values that took their place."""
         self._twins: dict[str, str] = {}

@@ -58,11 +58,11 @@ def linearize(graph: Graph, wrt: Sequence[Value], target: Value, rules: Rules, g
             continue
         if deep & set(reads) or (is_weighted(node) and active & set(reads)):
             deep.update(y.name for y in node.outputs)
+        flags = tuple(name in active for name in reads)
+        last = not any(output.name in early for output in node.outputs)
         for port, y in enumerate(node.outputs):
             if y.name not in needed:
                 continue
-            flags = tuple(name in active for name in reads)
-            last = not any(output.name in early for output in node.outputs)
             site = Site(node, graph, port, flags, first=not deep & set(reads), last=last)
             if not carries(y):
                 # Integers and booleans carry nothing, but only an operator that is known may end a path.

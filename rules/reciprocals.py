@@ -13,7 +13,7 @@ SHAPES = frozenset("Identity Cast Reshape Flatten Squeeze Unsqueeze Transpose Ex
 
 
 def is_reciprocal(x: Value) -> bool:
-    """Whether x is 1/s, s^-1, v^-1/2, or that times a parameter, in whatever shape: the scale of a normalisation spelt out."""
+    """Whether x is 1/s, s^-1, v^-1/2, or that times a parameter: the scale of a normalisation that is spelt out."""
     while x.inputs:
         node = x.inputs[0]
         first, *others = node.inputs

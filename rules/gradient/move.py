@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import onnx
 
 from ...rewriter.emit import Emit
-from ...rewriter.graph import Value
+from ...rewriter.graph import Node, Value
 from ...rewriter.linear import (
     Adjoint,
     Blocks,
@@ -67,17 +68,27 @@ def tile(site: Site, g: Emit) -> Local:
     return Local(Repeated(site.data, repeats))
 
 
-def together(g: Emit, values: list[Value], axis: int) -> Value:
-    """Total size of values along an axis, 1-D int64: a constant where static."""
-    sizes = [value.shape[axis] for value in values if value.shape is not None]
-    if len(sizes) == len(values) and all(isinstance(size, int) for size in sizes):
-        return g.ints(sum(sizes))
-    return g.total([g.size(value, axis) for value in values])
+def segments(g: Emit, node: Node, parts: list[Value], axis: int, rank: int) -> list[Segment]:
+    """Each part as a piece of the tensor that the node joins from them, or cuts into them. Worked out once for a node:
+    one may have thousands of outputs, and a rule is asked for each."""
+    found: list[Segment] | None = g.memo.get((id(node), axis))
+    if found is None:
+        found = g.memo[(id(node), axis)] = _segments(g, parts, axis, rank)
+    return found
 
 
-def segment(g: Emit, parts: list[Value], i: int, axis: int, rank: int) -> Segment:
-    """Part i of a tensor that is put together along an axis."""
-    return Segment(parts[i], axis, rank, together(g, parts[:i], axis), together(g, parts[i + 1 :], axis))
+def _segments(g: Emit, parts: list[Value], axis: int, rank: int) -> list[Segment]:
+    sizes = [part.shape[axis] for part in parts if part.shape is not None]
+    if len(sizes) == len(parts) and all(isinstance(size, int) for size in sizes):
+        starts = [0, *accumulate(sizes)]
+        edges = [(g.ints(start), g.ints(starts[-1] - end)) for start, end in pairwise(starts)]
+    else:
+        ends = list(accumulate((g.size(part, axis) for part in parts), g.Add))
+        edges = [
+            (ends[i - 1] if i else g.ints(0), g.Sub(ends[-1], end) if i + 1 < len(ends) else g.ints(0))
+            for i, end in enumerate(ends)
+        ]
+    return [Segment(part, axis, rank, *edge) for part, edge in zip(parts, edges, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -117,14 +128,16 @@ def concat(site: Site, g: Emit) -> Local:
             )
         if axis == 0 and g.lead == "K":
             raise Refuse("it joins along the batch axis")
-    return Local(*(segment(g, parts, i, axis, rank) if site.active[i] else None for i in range(len(parts))))
+    pieces = segments(g, site.node, parts, axis, rank)
+    return Local(*(piece if active else None for piece, active in zip(pieces, site.active, strict=True)))
 
 
 @GRADIENT.on("Split")
 def split(site: Site, g: Emit) -> Local:
     """Output `port` is a segment of x."""
     axis = site.axis("axis", 0)
-    return Local(Adjoint(segment(g, list(site.node.outputs), site.port, axis, site.rank)))
+    pieces = segments(g, site.node, list(site.node.outputs), axis, site.rank)
+    return Local(Adjoint(pieces[site.port]))
 
 
 @GRADIENT.on("Slice")

@@ -97,7 +97,7 @@ def create_session(
     spinning: bool | None = None,
     optimization: str = "all",
     deterministic: bool = False,
-    log_severity: int = 3,
+    log_severity: int = 4,
     memory_pattern: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> InferenceSession:
@@ -111,7 +111,8 @@ def create_session(
     optimization   "all", "extended", "basic" or "disabled" (bit-equal outputs of a model and its explanation)
     deterministic  choose kernels with a fixed order of summation; on CUDA also no TF32, unless the options of
                    the provider say otherwise
-    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only
+    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only: what fails is raised, and names of
+                   nodes reach no terminal as they are
     memory_pattern False: every tensor is allocated by itself, for up to half the working memory
     cache          folder of optimised graphs (`runtime.cache`, for cpu and cuda); None: what ONNXPLAIN_CACHE says
 

@@ -9,6 +9,7 @@ import typer
 
 from ...rewriter.errors import ExplainError
 from . import batch, bench, build, export, fit, inspect, perturb, picture, scope, serve, ui, verify
+from .terminal import warnings_in_a_line, write_line
 
 app = typer.Typer(
     name="onnxplain",
@@ -40,12 +41,17 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
     if version:
         from ..compiling import package_version
 
-        print(f"onnxplain {package_version()}")
+        write_line(f"onnxplain {package_version()}")
         raise typer.Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. Returns 0 (done), 1 (a check failed) or 2 (bad input or usage)."""
+    with warnings_in_a_line():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -71,5 +77,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int = 2) -> int:
     line = " ".join(message.split())
-    print(f"onnxplain: {line}", file=sys.stderr)
+    write_line(f"onnxplain: {line}", file=sys.stderr)
     return code

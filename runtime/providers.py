@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..rewriter.errors import ExplainError, ModelError, OptionError, ProviderError, nearest
 from .cache import GRAPH, WEIGHTS, Cache, find_cache, key_of
 from .loading import load_onnxruntime
+from .subnormal import apart
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -116,8 +117,8 @@ def create_session(
     memory_pattern False: every tensor is allocated by itself, for up to half the working memory
     cache          folder of optimised graphs (`runtime.cache`, for cpu and cuda); None: what ONNXPLAIN_CACHE says
 
-    Subnormal numbers are treated as 0, which keeps gradients that fade away from slowing the CPU down. If it
-    is the first session of the process this also holds for the thread that opens it.
+    Subnormal numbers are treated as 0, which keeps gradients that fade away from slowing the CPU down; the thread that
+    opens the session keeps them (`runtime.subnormal`).
 
     Raises ProviderError when onnxruntime is missing, a provider is not compiled in, or it was not taken
     (onnxruntime itself would go on without it); ModelError when the model cannot be loaded; OptionError for
@@ -282,8 +283,8 @@ def _load(source: bytes | str, requested: Requested, settings: _Settings) -> Inf
 
     def opened(model: bytes | str, options: object) -> InferenceSession:
         # enable_fallback: otherwise a provider that fails is dropped, with a line on stdout and no error.
-        made: InferenceSession = settings.ort.InferenceSession(
-            model, options, providers=requested, enable_fallback=0
+        made: InferenceSession = apart(
+            lambda: settings.ort.InferenceSession(model, options, providers=requested, enable_fallback=0)
         )
         return made
 
@@ -348,7 +349,7 @@ def _diagnose(
     others = [short_name(name) for name in wanted if name != NAMES["cpu"]]
     if others:
         try:
-            settings.ort.InferenceSession(source, settings.options(), providers=[NAMES["cpu"]])
+            apart(lambda: settings.ort.InferenceSession(source, settings.options(), providers=[NAMES["cpu"]]))
         except Exception:
             return ModelError(f"onnxruntime cannot load {where}, not even on the cpu: {error}")
         return ProviderError(f"{', '.join(others)} cannot run {where}, the cpu can: {error}")

@@ -17,6 +17,7 @@ from ..rewriter.passes.shapes import tensor_type
 from ..rewriter.target import Target
 from ..rules.readouts import readout
 from ..rules.registry import find
+from .arguments import vet_arguments
 from .describe import Description, describe, find_labels
 from .explainer import Explainer
 from .lanes import parse_bytes
@@ -78,6 +79,8 @@ def compile(
 
     Raises ModelError, UnsupportedError (every node without a rule), TargetError, OptionError.
     """
+    vet_arguments(output=output, head=head, inputs=inputs, reduce=reduce, shapes=shapes, labels=labels)
+    vet_arguments(preprocessing=preprocessing, providers=providers, threads=threads, cache=cache)
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels)

@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
@@ -112,8 +112,7 @@ def create_session(
     optimization   "all", "extended", "basic" or "disabled" (bit-equal outputs of a model and its explanation)
     deterministic  choose kernels with a fixed order of summation; on CUDA also no TF32, unless the options of
                    the provider say otherwise
-    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only: what fails is raised, and names of
-                   nodes reach no terminal as they are
+    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only (errors are raised anyway)
     memory_pattern False: every tensor is allocated by itself, for up to half the working memory
     cache          folder of optimised graphs (`runtime.cache`, for cpu and cuda); None: what ONNXPLAIN_CACHE says
 
@@ -283,10 +282,8 @@ def _load(source: bytes | str, requested: Requested, settings: _Settings) -> Inf
 
     def opened(model: bytes | str, options: object) -> InferenceSession:
         # enable_fallback: otherwise a provider that fails is dropped, with a line on stdout and no error.
-        made: InferenceSession = apart(
-            lambda: settings.ort.InferenceSession(model, options, providers=requested, enable_fallback=0)
-        )
-        return made
+        start: Callable[..., InferenceSession] = settings.ort.InferenceSession
+        return apart(lambda: start(model, options, providers=requested, enable_fallback=0))
 
     store = settings.cache
     if store is None or settings.optimization == "disabled" or not {name for name, _ in requested} <= CACHED:

@@ -88,7 +88,7 @@ def verify_command(
     with _bar() as tell:
         found = verify(
             explainer,
-            list(inputs or []),
+            tuple(inputs or ()),
             model=model,
             options=settings_of(settings),
             seed=seed,

@@ -17,6 +17,7 @@ from ..rewriter.errors import ModelError, OptionError, ProviderError, nearest
 from .loading import load_onnxruntime
 from .providers import NAMES
 from .session import check_types
+from .subnormal import flushed
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -78,7 +79,8 @@ class Bound:
         for name in self._outputs:
             binding.bind_output(name, self.device, self.device_id)
         try:
-            self._session.run_with_iobinding(binding)
+            with flushed():
+                self._session.run_with_iobinding(binding)
         except Exception as error:
             raise ModelError(f"onnxruntime failed while running the model: {error}") from error
         self._made = dict(zip(self._outputs, binding.get_outputs(), strict=True))

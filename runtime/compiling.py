@@ -19,6 +19,7 @@ from ..rewriter.passes.shapes import tensor_type
 from ..rewriter.target import Target
 from ..rules.readouts import readout
 from ..rules.registry import find
+from .arguments import vet_arguments
 from .describe import Description, describe, find_labels, sized
 from .explainer import Explainer
 from .lanes import parse_bytes
@@ -86,6 +87,8 @@ def compile(
     """
     from .proof import prove  # here, because it takes its inputs and cuts from `verify`, which compiles too
 
+    vet_arguments(output=output, head=head, inputs=inputs, reduce=reduce, shapes=shapes, labels=labels)
+    vet_arguments(preprocessing=preprocessing, providers=providers, threads=threads, cache=cache)
     chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels, shapes)

@@ -19,6 +19,7 @@ from ..rewriter.errors import OptionError, StaleError, TargetError, nearest
 from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.memory import Memory, estimate
+from .arguments import vet_arguments
 from .atomic import write_bytes
 from .feeding import own_feeds, seeds, typed
 from .lanes import Plan, Progress, Split, choose, find_split, parse_bytes, run_chunks, sizes_of
@@ -362,6 +363,7 @@ def load(
     cache: str | os.PathLike[str] | None = None,
 ) -> Explainer:
     """Open an emitted file; the options are those of `Explainer`. Raises ModelError when it is none."""
+    vet_arguments(providers=providers, threads=threads, cache=cache)
     source = load_source(path)
     return Explainer(
         source.model,

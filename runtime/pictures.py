@@ -18,6 +18,7 @@ from ..rewriter.load import Source
 from ..rewriter.load import load as load_source
 from ..rewriter.results import ATTRIBUTION
 from ..rules.registry import find
+from .arguments import vet_arguments
 from .compiling import Model, compile, description
 from .describe import Description
 from .explainer import Explainer
@@ -98,6 +99,9 @@ def explain(
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
+    vet_arguments(preprocessing=preprocessing, labels=labels, target_class=target)
+    if images is None:
+        raise OptionError("images is None; give a picture, its path, its pixels, or a list of them")
     pictures = opened_all(images)
     vetting = {key: options.pop(key) for key in VETTING if key in options}
     source = load_source(model, **vetting)

@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ..rewriter.errors import ExplainError, ModelError, OptionError, ProviderError, nearest
 from .cache import GRAPH, WEIGHTS, Cache, find_cache, key_of
 from .loading import load_onnxruntime
+from .subnormal import apart
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -97,7 +98,7 @@ def create_session(
     spinning: bool | None = None,
     optimization: str = "all",
     deterministic: bool = False,
-    log_severity: int = 3,
+    log_severity: int = 4,
     memory_pattern: bool = True,
     cache: str | os.PathLike[str] | None = None,
 ) -> InferenceSession:
@@ -111,12 +112,12 @@ def create_session(
     optimization   "all", "extended", "basic" or "disabled" (bit-equal outputs of a model and its explanation)
     deterministic  choose kernels with a fixed order of summation; on CUDA also no TF32, unless the options of
                    the provider say otherwise
-    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only
+    log_severity   of onnxruntime on stderr: 0 verbose ... 3 errors, 4 fatal only (errors are raised anyway)
     memory_pattern False: every tensor is allocated by itself, for up to half the working memory
     cache          folder of optimised graphs (`runtime.cache`, for cpu and cuda); None: what ONNXPLAIN_CACHE says
 
-    Subnormal numbers are treated as 0, which keeps gradients that fade away from slowing the CPU down. If it
-    is the first session of the process this also holds for the thread that opens it.
+    Subnormal numbers are treated as 0, which keeps gradients that fade away from slowing the CPU down; the thread that
+    opens the session keeps them (`runtime.subnormal`).
 
     Raises ProviderError when onnxruntime is missing, a provider is not compiled in, or it was not taken
     (onnxruntime itself would go on without it); ModelError when the model cannot be loaded; OptionError for
@@ -281,10 +282,8 @@ def _load(source: bytes | str, requested: Requested, settings: _Settings) -> Inf
 
     def opened(model: bytes | str, options: object) -> InferenceSession:
         # enable_fallback: otherwise a provider that fails is dropped, with a line on stdout and no error.
-        made: InferenceSession = settings.ort.InferenceSession(
-            model, options, providers=requested, enable_fallback=0
-        )
-        return made
+        start: Callable[..., InferenceSession] = settings.ort.InferenceSession
+        return apart(lambda: start(model, options, providers=requested, enable_fallback=0))
 
     store = settings.cache
     if store is None or settings.optimization == "disabled" or not {name for name, _ in requested} <= CACHED:
@@ -347,7 +346,7 @@ def _diagnose(
     others = [short_name(name) for name in wanted if name != NAMES["cpu"]]
     if others:
         try:
-            settings.ort.InferenceSession(source, settings.options(), providers=[NAMES["cpu"]])
+            apart(lambda: settings.ort.InferenceSession(source, settings.options(), providers=[NAMES["cpu"]]))
         except Exception:
             return ModelError(f"onnxruntime cannot load {where}, not even on the cpu: {error}")
         return ProviderError(f"{', '.join(others)} cannot run {where}, the cpu can: {error}")

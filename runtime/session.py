@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..rewriter.errors import ExplainError, ImageError, ModelError, OptionError, nearest
 from ..rewriter.passes.order import is_name
+from .subnormal import flushed
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -97,7 +98,8 @@ def run(
                 f"the model has no output {name!r}{nearest(name, known)}; it has: {', '.join(known)}"
             )
     try:
-        values = session.run(names, dict(feeds))
+        with flushed():
+            values = session.run(names, dict(feeds))
     except Exception as error:
         raise ModelError(f"onnxruntime failed while running the model: {error}") from error
     result: Arrays = {}

@@ -12,6 +12,7 @@ from ...rewriter.errors import TargetError
 from ..batch import run
 from ..lanes import progress_bar
 from .options import Preprocess, Provider
+from .terminal import write_line
 
 
 def batch_command(
@@ -74,12 +75,12 @@ def batch_command(
         )
     shards = f"{report.shards} shard{'s' * (report.shards != 1)}"
     kept = f", {report.resumed} of them kept" if report.resumed else ""
-    print(f"{out}: {report.explained} of {report.pictures} pictures explained in {shards}{kept}")
+    write_line(f"{out}: {report.explained} of {report.pictures} pictures explained in {shards}{kept}")
     if report.bad:
-        print(f"onnxplain: {len(report.bad)} bad pictures, see {out / 'bad.csv'}", file=sys.stderr)
+        write_line(f"onnxplain: {len(report.bad)} bad pictures, see {out / 'bad.csv'}", file=sys.stderr)
     if report.zero:
         count = len(report.zero)
-        print(
+        write_line(
             f"onnxplain: the map of {count} picture{'s' * (count != 1)} is zero everywhere, the first is number "
             f"{report.zero[0]}; see `zero` in {out / 'manifest.json'}",
             file=sys.stderr,

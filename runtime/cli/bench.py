@@ -35,6 +35,7 @@ from .options import (
     settings_of,
     shapes_of,
 )
+from .terminal import escape, safe, write_line
 
 TEXTS = (".md", ".json")
 EXPENDABLE = ("bytes ×", "session", "file", "FLOPs ×", "per sample", "memory", "floor")
@@ -108,7 +109,7 @@ def bench_command(
         _write(found, path)
     _print(found)
     for path in out or []:
-        print(path)
+        write_line(path)
 
 
 def _providers(given: list[str] | None) -> str | list[str] | None:
@@ -138,12 +139,17 @@ def _write(found: Report, path: Path) -> None:
 @contextmanager
 def _bar() -> Iterator[Tell]:
     """A progress bar on stderr, when a person is watching."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda text, done: bar.update(task, description=text, completed=done)
+        yield lambda text, done: bar.update(task, description=escape(text), completed=done)
 
 
 def _print(found: Report) -> None:
@@ -156,18 +162,18 @@ def _print(found: Report) -> None:
     console.print(_table(found, shown))
     missing = [name for name in COLUMNS if name not in shown]
     if missing:
-        print(f"the terminal is too narrow for: {', '.join(missing)}; --out writes them")
+        write_line(f"the terminal is too narrow for: {', '.join(missing)}; --out writes them")
     for name, why in found.refused.items():
-        console.print(f"left out: {name}: {why}", markup=False, highlight=False)
+        console.print(safe(f"left out: {name}: {why}"))
     for line in found.gaps():
-        console.print(line, markup=False, highlight=False)
-    console.print(str(found.machine), found.context, sep="\n", markup=False, highlight=False)
+        console.print(safe(line))
+    console.print(*map(safe, str(found.machine).split("\n")), safe(found.context), sep="\n")
 
 
 def _table(found: Report, shown: Sequence[str]) -> Table:
     columns = (Column(name, justify="right", no_wrap=True) for name in shown)
-    made = Table(Column("", no_wrap=True), *columns, title=f"what explanations of {found.title} cost")
+    made = Table(Column("", no_wrap=True), *columns, title=safe(f"what explanations of {found.title} cost"))
     for row in (found.forward, *found.rows):
         cells = dict(zip(COLUMNS, cells_of(row, found.forward), strict=True))
-        made.add_row(row.method, *(cells[name] for name in shown))
+        made.add_row(safe(row.method), *(cells[name] for name in shown))
     return made

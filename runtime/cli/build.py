@@ -25,6 +25,7 @@ from .options import (
     shapes_of,
     target_of,
 )
+from .terminal import write_line
 
 
 def compile_command(
@@ -82,6 +83,6 @@ def compile_command(
     if path.exists() and path.samefile(model):
         raise OptionError(f"--out {str(path)!r} is the model itself; give the explanation another name")
     explainer.save(path)
-    print(f"{path}: {method} of {model.name}, {len(explainer.card.rules)} nodes explained")
+    write_line(f"{path}: {method} of {model.name}, {len(explainer.card.rules)} nodes explained")
     for note in explainer.card.approximations:
-        print(f"  note: {note}")
+        write_line(f"  note: {note}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..export.triton import Serving, export_triton
+from .terminal import write_line
 from .web import web_command
 
 app = typer.Typer(no_args_is_help=True, help="Lay emitted files out for other servers and for web pages.")
@@ -37,4 +38,4 @@ def triton_command(
     """Write a model repository for Triton, or for KServe on Triton."""
     made = export_triton(files, out, name=name, serving=Serving(max_batch, delay, warmup), replace=replace)
     for folder in made:
-        print(folder)
+        write_line(folder)

@@ -43,6 +43,7 @@ from .options import (
     shard_of,
     writable_beside,
 )
+from .terminal import write_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,7 +105,7 @@ def patterns_command(
         _save(patterns_of(found, estimators or ESTIMATORS), out)
     else:
         save_statistics(found, out)
-        print(
+        write_line(
             f"{out}: statistics of {found.images} of {found.about['total']} pictures; join all with `fit merge`"
         )
     for path in parts:
@@ -128,15 +129,17 @@ def merge_command(
         return
     whole = merge([load_statistics(part) for part in parts], [str(part) for part in parts])
     if whole.images != whole.about["total"]:
-        print(f"onnxplain: {whole.images} of {whole.about['total']} pictures are there", file=sys.stderr)
+        write_line(f"onnxplain: {whole.images} of {whole.about['total']} pictures are there", file=sys.stderr)
     _save(patterns_of(whole, estimators or ESTIMATORS), out)
 
 
 def _save(patterns: Patterns, out: Path) -> None:
     save_patterns(patterns, out)
-    print(f"{out}: patterns of {len(patterns.arrays)} nodes from {patterns.provenance['images']} pictures")
+    write_line(
+        f"{out}: patterns of {len(patterns.arrays)} nodes from {patterns.provenance['images']} pictures"
+    )
     for warning in patterns.provenance["warnings"]:
-        print(f"  note: {warning}")
+        write_line(f"  note: {warning}")
 
 
 def _known(estimators: list[str] | None) -> None:

@@ -39,6 +39,7 @@ from .options import (
     shard_of,
     writable_beside,
 )
+from .terminal import write_line
 
 
 def gaussian_command(
@@ -84,7 +85,7 @@ def gaussian_command(
         _save(gaussian_of(sums), out)
     else:
         save_patch_sums(sums, out)
-        print(f"{out}: statistics of {sums.images} of {sums.wanted} pictures; join all with `fit merge`")
+        write_line(f"{out}: statistics of {sums.images} of {sums.wanted} pictures; join all with `fit merge`")
     for path in parts:
         path.unlink(missing_ok=True)
 
@@ -93,16 +94,16 @@ def merge(parts: Sequence[Path], out: Path) -> None:
     """Join the statistics of shards into a Gaussian."""
     whole = merge_patch_sums([load_patch_sums(part) for part in parts], [str(part) for part in parts])
     if whole.images != whole.wanted:
-        print(f"onnxplain: {whole.images} of {whole.wanted} pictures are there", file=sys.stderr)
+        write_line(f"onnxplain: {whole.images} of {whole.wanted} pictures are there", file=sys.stderr)
     _save(gaussian_of(whole), out)
 
 
 def _save(gaussian: Gaussian, out: Path) -> None:
     save_gaussian(gaussian, out)
     about = gaussian.provenance
-    print(f"{out}: {gaussian}, from {about['counted']} patches of {about['images']} pictures")
+    write_line(f"{out}: {gaussian}, from {about['counted']} patches of {about['images']} pictures")
     for warning in about["warnings"]:
-        print(f"  note: {warning}")
+        write_line(f"  note: {warning}")
 
 
 def _preprocessing(

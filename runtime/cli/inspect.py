@@ -35,6 +35,7 @@ from .options import (
     settings_of,
     shapes_of,
 )
+from .terminal import safe, write_json, write_line
 
 
 def check_command(
@@ -61,7 +62,7 @@ def check_command(
     console.print(_coverage_table(rows, f"{model.name} under {method}"))
     bad = [row for row in rows if row.reason is not None]
     for row in bad:
-        console.print(f"no: {row.op} at {row.name!r}: {row.reason}", markup=False)
+        console.print(safe(f"no: {row.op} at {row.name!r}: {row.reason}"))
     if bad:
         raise typer.Exit(1)
     console.print(f"all {len(rows)} nodes between input and target can be explained")
@@ -72,9 +73,9 @@ def _coverage_table(rows: list[NodeCoverage], title: str) -> Table:
     kinds = Counter(
         (row.op, "no rule" if row.reason else row.rule or ("-" if failed else "no influence")) for row in rows
     )
-    table = Table("operator", "nodes", "rule", title=title)
+    table = Table("operator", "nodes", "rule", title=safe(title))
     for (op, rule), count in sorted(kinds.items()):
-        table.add_row(op, str(count), rule)
+        table.add_row(safe(op), str(count), safe(rule))
     return table
 
 
@@ -86,18 +87,14 @@ def show_command(
     source = load(file)
     if as_json:
         card = read_card(source.model)
-        print(
-            json.dumps(
-                {key: value for key, value in vars(card).items() if key != "extra"}, indent=2, default=str
-            )
-        )
+        write_json({key: value for key, value in vars(card).items() if key != "extra"})
         return
     for kind, values in (("input", _inputs(source.model)), ("output", source.model.graph.output)):
         for value in values:
-            print(f"{kind:>14}  {_signature(value)}")
-    print(f"{'nodes':>14}  {len(source.model.graph.node)}, {source.size / 1e6:.1f} MB")
+            write_line(f"{kind:>14}  {_signature(value)}")
+    write_line(f"{'nodes':>14}  {len(source.model.graph.node)}, {source.size / 1e6:.1f} MB")
     if not is_explanation(source.model):
-        print(f"{'explanation':>14}  none; make one with `onnxplain compile {file}`")
+        write_line(f"{'explanation':>14}  none; make one with `onnxplain compile {file}`")
         return
     card = read_card(source.model)
     for key in (
@@ -111,12 +108,12 @@ def show_command(
         "version",
         "proof",
     ):
-        print(f"{key:>14}  {_short(getattr(card, key))}")
+        write_line(f"{key:>14}  {_short(getattr(card, key))}")
     rules = Counter(card.rules.values())
-    print(f"{'rules':>14}  {', '.join(f'{name} x{count}' for name, count in rules.most_common())}")
-    print(f"{'labels':>14}  {len(card.labels) if card.labels else 'none'}")
+    write_line(f"{'rules':>14}  {', '.join(f'{name} x{count}' for name, count in rules.most_common())}")
+    write_line(f"{'labels':>14}  {len(card.labels) if card.labels else 'none'}")
     for note in card.approximations:
-        print(f"{'note':>14}  {note}")
+        write_line(f"{'note':>14}  {note}")
 
 
 def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -143,17 +140,17 @@ def methods_command(
     """List the methods, or say all about one: family, cost, options, source."""
     chosen = _named(name)
     if as_json:
-        print(json.dumps({method.name: _record(method) for method in chosen}, indent=2, ensure_ascii=False))
+        write_json({method.name: _record(method) for method in chosen})
         return
     if name is not None:
         _print_method(chosen[0])
         return
     shown = Table(Column("method", no_wrap=True), "what it is", "cost")
     for method in chosen:
-        shown.add_row(method.name, method.title, _cost(method))
+        shown.add_row(*map(safe, (method.name, method.title, _cost(method))))
     Console().print(shown)
-    print(f"{', '.join(TECHNIQUES)}: `onnxplain perturb`; all others: `onnxplain explain` and `compile`")
-    print("`onnxplain methods NAME` says what one computes, its options and where it comes from")
+    write_line(f"{', '.join(TECHNIQUES)}: `onnxplain perturb`; all others: `onnxplain explain` and `compile`")
+    write_line("`onnxplain methods NAME` says what one computes, its options and where it comes from")
 
 
 def _named(name: str | None) -> list[Method | Technique]:
@@ -194,10 +191,10 @@ def _options(method: Method | Technique) -> dict[str, dict[str, Any]]:
 
 
 def _print_method(method: Method | Technique) -> None:
-    print(f"{'name':>14}  {method.name}")
+    write_line(f"{'name':>14}  {method.name}")
     record = _record(method)
     for key in ("title", "family", "cost", "display", "source"):
-        print(f"{key:>14}  {record[key]}")
+        write_line(f"{key:>14}  {record[key]}")
     for key, option in record["options"].items():
         choices = f" ({', '.join(map(str, option['choices']))})" if option["choices"] else ""
-        print(f"{'--set':>14}  {key}={option['default']}{choices}: {option['help']}")
+        write_line(f"{'--set':>14}  {key}={option['default']}{choices}: {option['help']}")

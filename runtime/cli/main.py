@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
 
 import typer
 
 from ...rewriter.errors import ExplainError, ExplainWarning
 from . import batch, bench, build, export, fit, inspect, perturb, picture, scope, serve, ui, verify
+from .terminal import warnings_in_a_line, write_line
 
 app = typer.Typer(
     name="onnxplain",
@@ -42,34 +42,19 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
     if version:
         from ..compiling import package_version
 
-        print(f"onnxplain {package_version()}")
+        write_line(f"onnxplain {package_version()}")
         raise typer.Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line. Returns 0 (done), 1 (a check failed) or 2 (bad input or usage). What is told of a result is a
     line on stderr."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), warnings_in_a_line():
         warnings.simplefilter("always", ExplainWarning)
-        warnings.showwarning = _show
-        return _main(argv)
+        return _run(argv)
 
 
-def _show(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if issubclass(category, ExplainWarning):
-        print(f"onnxplain: {' '.join(str(message).split())}", file=sys.stderr)
-    else:
-        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
-
-
-def _main(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(
@@ -95,5 +80,5 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _fail(message: str, code: int = 2) -> int:
     line = " ".join(message.split())
-    print(f"onnxplain: {line}", file=sys.stderr)
+    write_line(f"onnxplain: {line}", file=sys.stderr)
     return code

@@ -19,6 +19,7 @@ from ..perturb.registry import find_technique
 from ..perturb.technique import Found
 from ..scope.photo import beside, save
 from .options import CacheFolder, External, Labels, ModelPath, OutputName, Preprocess, Provider, Threads
+from .terminal import write_line
 
 LONG = 300.0
 """Seconds from which a run without a budget is asked about first."""
@@ -168,7 +169,7 @@ def _targets(texts: list[str] | None) -> list[str]:
 
 def _say(opened: Opened) -> None:
     if opened.about is not None and opened.about.guessed:
-        print(
+        write_line(
             "onnxplain: nothing says how this model wants its photos; they are stretched to its input, "
             "pixels in [0, 1]. Say it with --preprocess.",
             file=sys.stderr,
@@ -179,10 +180,10 @@ def _announce(jobs: Sequence[Job], sure: bool) -> None:
     """The estimates; a long run that nobody has agreed to is asked about."""
     for job in jobs:
         words = "".join(f", {name}={now} instead of {was}" for name, (was, now) in job.changed.items())
-        print(f"onnxplain: {job.technique.name}: {job.estimate}{words}", file=sys.stderr)
+        write_line(f"onnxplain: {job.technique.name}: {job.estimate}{words}", file=sys.stderr)
     whole = sum(job.estimate.total for job in jobs)
     if len(jobs) > 1:
-        print(f"onnxplain: together about {say_time(whole)}", file=sys.stderr)
+        write_line(f"onnxplain: together about {say_time(whole)}", file=sys.stderr)
     if sure or whole <= LONG:
         return
     if not attended():
@@ -222,10 +223,10 @@ def _record(opened: Opened, found: Sequence[Found], about: dict[str, Any]) -> di
 
 def _report(out: Path, opened: Opened, found: Sequence[Found]) -> None:
     for one in found:
-        print(f"{one.record['method']}: {one.forwards} forwards, {say_time(one.seconds)}")
+        write_line(f"{one.record['method']}: {one.forwards} forwards, {say_time(one.seconds)}")
     for c in found[0].classes:
-        print(f"  {opened.name(c)} ({c})  {opened.prober.base[c]:.4g}")
-    print(out)
+        write_line(f"  {opened.name(c)} ({c})  {opened.prober.base[c]:.4g}")
+    write_line(out)
 
 
 __all__ = ["perturb_command"]

@@ -39,6 +39,7 @@ from .options import (
     settings_of,
     shapes_of,
 )
+from .terminal import escape, write_line
 
 DEMO = (
     "saliency",
@@ -53,14 +54,19 @@ DEMO = (
 @contextmanager
 def _bar(total: int) -> Iterator[Tell]:
     """A progress bar on stderr, when a person is watching."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as bar:
         task = bar.add_task("", total=total)
 
         def tell(text: str) -> None:
-            bar.update(task, description=text)
+            bar.update(task, description=escape(text))
             bar.advance(task)
 
         yield tell
@@ -122,12 +128,12 @@ def explain_command(
         )
     found.save(out)
     _report(found, images)
-    print(out)
+    write_line(out)
 
 
 def _report(found: Explanations, images: list[Path]) -> None:
     if found[0].about.guessed:
-        print(
+        write_line(
             "onnxplain: nothing says how this model wants its photos; they are stretched to its input, "
             "pixels in [0, 1]. Say it with --preprocess.",
             file=sys.stderr,
@@ -136,7 +142,7 @@ def _report(found: Explanations, images: list[Path]) -> None:
     for i, image in enumerate(images):
         first = found[i * step]
         score = "" if math.isnan(first.score) else f"  {first.score:.3f}"
-        print(f"{image.name}: {first.label} ({first.target}){score}")
+        write_line(f"{image.name}: {first.label} ({first.target}){score}")
 
 
 def demo_command(
@@ -159,5 +165,5 @@ def demo_command(
     found.save(out / "cat.png")
     file = compile(model, "guided-backprop").save(out / "efficientnet_lite0.guided-backprop.onnx")
     _report(found, [photo])
-    print(f"{out / 'cat.png'}: the panel of {', '.join(names)}")
-    print(f"{file}: the same as an ONNX file for any onnxruntime; look at it with `onnxplain show`")
+    write_line(f"{out / 'cat.png'}: the panel of {', '.join(names)}")
+    write_line(f"{file}: the same as an ONNX file for any onnxruntime; look at it with `onnxplain show`")

@@ -15,6 +15,7 @@ from ..scope import figures
 from ..scope.layout import Array
 from ..scope.photo import Opened, probes, save
 from .scope_options import Shared, shared
+from .terminal import write_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +69,7 @@ def _filters(
     }
     arrays = {kind: found, "probes": units, "value": a.value, "residual": a.residual}
     save(given.out, figures.filters(opened.view, a, asked, found, kind), arrays, record)
-    print(f"{given.out}: {len(asked)} {kind} of F, {a.shape[0]} x {a.shape[1]}")
+    write_line(f"{given.out}: {len(asked)} {kind} of F, {a.shape[0]} x {a.shape[1]}")
 
 
 @app.command("svd")
@@ -109,13 +110,13 @@ def svd_command(
         "residual": a.residual,
     }
     save(given.out, figures.decomposition(opened.view, a, found), arrays, record)
-    print(f"{given.out}: F {a.shape[0]} x {a.shape[1]}")
+    write_line(f"{given.out}: F {a.shape[0]} x {a.shape[1]}")
     for i, (sigma, residual, done) in enumerate(
         zip(found.values, found.residuals, found.converged, strict=True), start=1
     ):
-        print(f"  sigma {i}  {sigma:.6g}  residual {residual:.1e}{'' if done else '  not converged'}")
+        write_line(f"  sigma {i}  {sigma:.6g}  residual {residual:.1e}{'' if done else '  not converged'}")
     for warning in found.warnings:
-        print(f"  note: {warning}")
+        write_line(f"  note: {warning}")
 
 
 def _momentum(text: str) -> float | str:
@@ -155,10 +156,10 @@ def contributions_command(
         {"values": found.values, "names": np.array(found.names)},
         record,
     )
-    print(
+    write_line(
         f"{given.out}: {title}, score {found.score:.4g} = input {found.input:.4g} + residual {found.residual:.4g}"
     )
-    print(f"  residual / score {found.ratio:.1%}, |r| / (|F x0| + |r|) {found.share:.1%}")
+    write_line(f"  residual / score {found.ratio:.1%}, |r| / (|F x0| + |r|) {found.share:.1%}")
 
 
 def _target(text: str, opened: Opened) -> int | tuple[int, ...]:
@@ -215,9 +216,9 @@ def votes_command(
         "strength": found.strength,
     }
     save(given.out, figures.votes(opened.view, found, a.value, show), arrays, record)
-    print(f"{given.out}: votes of {found.votes.size} pixels over {len(found.classes)} classes")
+    write_line(f"{given.out}: votes of {found.votes.size} pixels over {len(found.classes)} classes")
     for c in found.popular(show):
-        print(f"  {found.shares[list(found.classes).index(c)]:6.1%}  {_name(c, opened)} ({c})")
+        write_line(f"  {found.shares[list(found.classes).index(c)]:6.1%}  {_name(c, opened)} ({c})")
 
 
 def _classes(text: str, opened: Opened) -> list[int] | None:

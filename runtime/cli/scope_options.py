@@ -24,6 +24,7 @@ from .options import (
     Provider,
     Threads,
 )
+from .terminal import write_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Shared:
             cache=self.cache,
         )
         if opened.guessed:
-            print(
+            write_line(
                 "onnxplain: nothing says how this model wants its photos; they are stretched to its input, "
                 "pixels in [0, 1]. Say it with --preprocess.",
                 file=sys.stderr,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...rewriter.errors import OptionError
+from ...rewriter.errors import ExplainError, OptionError
 from ..cores import available_cores
 from ..lanes import parse_bytes
 from ..serve import Settings, parse_seconds
-from ..serve.logs import configure
+from ..serve.logs import configure, only_lines, say
 from ..serve.settings import read_keys
 from .options import Memory, Provider
 
@@ -69,26 +72,44 @@ def serve_command(
 
     POST /v2/models/NAME/infer takes tensors, POST /v2/models/NAME/explain a JPEG or PNG; /openapi.json lists the rest.
     """
-    cores = available_cores()
-    settings = Settings(
-        host=host,
-        port=port,
-        workers=workers or max(1, cores // threads),
-        threads=threads,
-        queue=queue,
-        max_batch=max_batch,
-        max_body=_size(max_body, "--max-body"),
-        deadline=parse_seconds(deadline),
-        batching=0.0 if batching is None else parse_seconds(batching),
-        keys=read_keys(api_key_file, os.environ),
-        log=log,
-        memory=None if memory is None else parse_bytes(memory),
-        providers=None if provider is None else tuple(provider),
-    )
-    from ..serve.serving import Serving  # needs the extra
+    with only_lines(log), _failures(log):
+        cores = available_cores()
+        settings = Settings(
+            host=host,
+            port=port,
+            workers=workers or max(1, cores // threads),
+            threads=threads,
+            queue=queue,
+            max_batch=max_batch,
+            max_body=_size(max_body, "--max-body"),
+            deadline=parse_seconds(deadline),
+            batching=0.0 if batching is None else parse_seconds(batching),
+            keys=read_keys(api_key_file, os.environ),
+            log=log,
+            memory=None if memory is None else parse_bytes(memory),
+            providers=None if provider is None else tuple(provider),
+        )
+        from ..serve.serving import Serving  # needs the extra
 
-    configure(settings.log)
-    Serving(paths, settings).run()
+        configure(settings.log)
+        Serving(paths, settings).run()
+
+
+@contextmanager
+def _failures(log: str) -> Iterator[None]:
+    """Where the log is JSON, what ends the server is a line of it as well."""
+    if log != "json":
+        yield
+        return
+    configure(log)
+    try:
+        yield
+    except ExplainError as error:
+        say("failed", logging.ERROR, fields={"error": str(error)})
+        raise typer.Exit(2) from error
+    except Exception as error:
+        say("failed", logging.CRITICAL, error)
+        raise typer.Exit(1) from error
 
 
 def _size(text: str, flag: str) -> int:

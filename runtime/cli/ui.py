@@ -12,6 +12,7 @@ import typer
 from ..export.page_server import address, serve_folder
 from ..export.web import export_web
 from .options import External, Labels, Overrides, Preprocess, Settings
+from .terminal import write_line
 from .web import Files, Methods, RuntimeFolder, WebGpu, page_options
 
 
@@ -42,10 +43,10 @@ def ui_command(
         )
         made = export_web(files, folder, **options)
         with serve_folder(folder, port) as server:
-            print(f"{address(server)}  {', '.join(made.titles)}; Ctrl-C stops it", flush=True)
+            write_line(f"{address(server)}  {', '.join(made.titles)}; Ctrl-C stops it", flush=True)
             if open_browser:
                 webbrowser.open(address(server))
             try:
                 server.serve_forever()
             except KeyboardInterrupt:
-                print("stopped")
+                write_line("stopped")

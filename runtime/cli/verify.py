@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ..explainer import load
 from ..verify import Certificate, Status, store, verify
 from ..verify.verifying import Progress as Tell
 from .options import External, Provider, Settings, Shapes, Threads, settings_of, shapes_of
+from .terminal import escape, safe, write_json, write_line
 
 STYLES = {
     Status.PASSED: "green",
@@ -31,7 +31,12 @@ STYLES = {
 @contextmanager
 def _bar() -> Iterator[Tell]:
     """A progress bar on stderr, when a person is watching."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as bar:
@@ -41,7 +46,7 @@ def _bar() -> Iterator[Tell]:
         def tell(text: str, total: int) -> None:
             nonlocal done
             done += 1  # what was told before is done now
-            bar.update(task, description=text, completed=done, total=total)
+            bar.update(task, description=escape(text), completed=done, total=total)
 
         yield tell
 
@@ -83,7 +88,7 @@ def verify_command(
     with _bar() as tell:
         found = verify(
             explainer,
-            list(inputs or []),
+            tuple(inputs or ()),
             model=model,
             options=settings_of(settings),
             seed=seed,
@@ -96,7 +101,7 @@ def verify_command(
     if not no_write:
         store(file, explainer.model, found)
     if as_json:
-        print(json.dumps(found.record(), indent=2, ensure_ascii=False))
+        write_json(found.record())
     else:
         _print(found, f"{file.name}: {explainer.card.method}", file if not no_write else None)
     if not found.passed:
@@ -104,14 +109,14 @@ def verify_command(
 
 
 def _print(found: Certificate, title: str, written: Path | None) -> None:
-    shown = Table("check", Column("result", no_wrap=True), "measured", "bound", "note", title=title)
+    shown = Table("check", Column("result", no_wrap=True), "measured", "bound", "note", title=safe(title))
     for outcome in found.outcomes:
         cells = (outcome.check, _number(outcome.measured), _number(outcome.bound), outcome.note)
-        check, measured, bound, note = (Text(cell) for cell in cells)
+        check, measured, bound, note = map(safe, cells)
         shown.add_row(check, Text(outcome.status.value, STYLES[outcome.status]), measured, bound, note)
     Console().print(shown)
     counts = ", ".join(f"{found.count(status)} {status.value}" for status in Status if found.count(status))
-    print(counts + ("" if written is None else f"; certificate stored in {written}"))
+    write_line(counts + ("" if written is None else f"; certificate stored in {written}"))
 
 
 def _number(value: float | None) -> str:

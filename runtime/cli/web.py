@@ -9,6 +9,7 @@ import typer
 
 from ..export.web import export_web
 from .options import External, Labels, Overrides, Preprocess, Settings, settings_of
+from .terminal import write_line
 
 Files = Annotated[
     list[Path],
@@ -61,9 +62,9 @@ def web_command(
         **page_options(method, settings, rules, runtime, webgpu, samples, preprocess, labels, external_data),
     )
     total = sum(made.bytes.values())
-    print(f"{made.folder}: {len(made.bytes)} files, {total / 1e6:.1f} MB")
+    write_line(f"{made.folder}: {len(made.bytes)} files, {total / 1e6:.1f} MB")
     for title in made.titles:
-        print(f"  {title}")
+        write_line(f"  {title}")
 
 
 def page_options(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ...rewriter.errors import ModelError, OptionError
+from ...rewriter.errors import ModelError, OptionError, nearest
 from ...rules.patterns import Patterns
+from ..arguments import vet_arguments
 from ..compiling import Model, description, package_version
 from ..opening import serialize
 from ..providers import create_session
@@ -115,6 +116,18 @@ def gather(
     Raises ModelError (nothing to fit, a batch that is fixed), OptionError (no pictures, a partial file in the way),
     ImageError (a picture that cannot be read), StaleError (resuming with something else), ProviderError.
     """
+    unknown = set(reading) - set(Reading.__annotations__)
+    if unknown:
+        raise OptionError(
+            f"unknown argument {min(unknown)!r}{nearest(min(unknown), Reading.__annotations__)}"
+        )
+    vet_arguments(
+        output=reading.get("output"),
+        head=reading.get("head"),
+        preprocessing=reading.get("preprocessing"),
+        providers=reading.get("providers"),
+        threads=reading.get("threads"),
+    )
     plan = plan or Plan()
     aim = {"output": reading.get("output"), "head": reading.get("head", "logits")}
     graph = survey(

@@ -69,6 +69,8 @@ def samples(images: Images, preprocessing: Preprocessing | None, raw_input: bool
 
     Raises OptionError where there are none, or preprocessing is unknown; ImageError for what is no picture.
     """
+    if images is None:
+        raise OptionError("images is None; give a folder, a list or an array of pictures")
     if isinstance(images, (str, os.PathLike)):
         path = Path(images)
         if path.suffix.lower() in ARRAYS:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...rewriter.errors import ModelError
+from ...rewriter.errors import ModelError, OptionError
 from ...rewriter.load import load
 from ...rewriter.scores import KINDS
+from ..arguments import vet_arguments
 from ..compiling import Model, description, metadata_of
 from ..describe import Description, find_labels
 from ..images import Picture, opened, prepare, vet_pixels
@@ -66,6 +67,10 @@ def perturb(
     Returns maps (classes, height, width), positive where pixels speak for the class; see `Found`.
     Raises OptionError, TargetError, ImageError, ModelError.
     """
+    vet_arguments(score=score, output=output, batch=batch, preprocessing=preprocessing, labels=labels)
+    vet_arguments(providers=providers, threads=threads, cache=cache)
+    if not isinstance(method, (str, Technique)):
+        raise OptionError(f"method is {method!r}; give one technique, or its name")
     technique = find_technique(method)
     asked = Asked(score, output, batch, engine, None, providers, threads, cache)
     opened = open_probe(model, image, asked, preprocessing, labels, external_data)

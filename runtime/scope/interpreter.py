@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...rewriter.errors import OptionError
+from ..arguments import vet_arguments
 from ..compiling import Model
 from ..lanes import Progress
 from .contributions import Contributions
@@ -61,6 +62,8 @@ class Interpreter:
         memory: int | str | None = None,
         cache: str | os.PathLike[str] | None = None,
     ) -> None:
+        vet_arguments(output=output, inputs=inputs, head=head, probes=probes)
+        vet_arguments(providers=providers, threads=threads, cache=cache)
         asked = Asked(output, inputs, head, freeze, norm, probes, providers, threads, memory, cache)
         self.system = System.of(model, x0, asked)
         outward, inward = self.system.outward, self.system.inward

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...rewriter.errors import ExplainError
 from .counts import Metrics
 from .logs import say
+from .protocol import HEAD
 from .refusal import Gone, Refusal, refusal_of
 from .settings import Settings
 
@@ -40,6 +41,7 @@ class Guard:
             return
         exchange = Exchange(scope, receive, send, self._settings.max_body)
         try:
+            _vet_head(exchange)
             if scope["path"] not in OPEN:
                 self._admit(exchange.headers)
             await self._app(scope, exchange.receive, exchange.send)
@@ -91,6 +93,23 @@ class Guard:
         say("request", fields=fields | ({"error": exchange.error} if exchange.error else {}))
 
 
+def _vet_head(exchange: Exchange) -> None:
+    """Raises Refusal: 400 for a body whose length is said in two ways (RFC 9112, 6.1: a proxy before us may have read
+    another request out of it; the connection is closed), or in chunks by HTTP/1.0; 431 for a head of more than `HEAD`
+    bytes."""
+    scope, headers = exchange.scope, exchange.headers
+    if "transfer-encoding" in headers and ("content-length" in headers or scope.get("http_version") == "1.0"):
+        exchange.last = True
+        raise Refusal(400, "give the length of the body once: Content-Length or Transfer-Encoding, not both")
+    size = (
+        len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") + len(scope["method"]) + 12
+    )
+    size += sum(len(key) + len(value) + 4 for key, value in scope["headers"])
+    if size > HEAD:
+        exchange.last = True
+        raise Refusal(431, f"the head of the request has more than {HEAD} bytes")
+
+
 class Exchange:
     """One request and its answer, as they pass."""
 
@@ -100,6 +119,8 @@ class Exchange:
         self.start: float = scope.setdefault("state", {}).setdefault("start", time.monotonic())
         self.status, self.received, self.sent = 0, 0, 0
         self.error = ""
+        self.last = False
+        """Whether the connection ends with this answer."""
         self._receive, self._send, self._limit = receive, send, limit
         self._complete = False
 
@@ -117,7 +138,7 @@ class Exchange:
                 await self._linger()
             self.status = message["status"]
             headers["X-Request-Id"] = self.id
-            if not self._complete:
+            if self.last or not self._complete:
                 headers["Connection"] = "close"  # the rest of the body is not read
             message = {**message, "headers": headers.raw}
         else:

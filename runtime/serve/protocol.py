@@ -9,6 +9,11 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+HEAD = 32768
+"""Bytes of a request's first line and headers."""
+LATE = 0.25
+"""Seconds that a connection between two requests is kept when the server stops: the next may be on its way."""
+_CLOSE = (b"connection", b"close")
 _BUSY = b"the server has as many connections as it may; try again later"
 
 
@@ -18,6 +23,8 @@ class Bounded(H11Protocol):
     most, idle, stall = 512, 10.0, 30.0
     _head: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _late: asyncio.TimerHandle | None = None
+    _draining = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -41,6 +48,22 @@ class Bounded(H11Protocol):
             return  # refused, and already being closed
         super().data_received(data)
         self._watch_head()
+        if self._draining:
+            self._last()
+
+    def shutdown(self) -> None:
+        """What runs is answered, and so is a request whose head is still to come: for a connection that has asked
+        nothing yet, within `idle` seconds; for one between two requests, within `LATE`."""
+        self._draining = True
+        self._last()
+        if not self._in_request() and self.cycle is not None and not self.conn.trailing_data[0]:
+            self._late = self.loop.call_later(LATE, self._end)
+
+    def _last(self) -> None:
+        """The answer of the request that runs, if one does, is the connection's last, and says so."""
+        if self._in_request():
+            self.cycle.keep_alive = False
+            self.cycle.default_headers = [*self.server_state.default_headers, _CLOSE]
 
     def _in_request(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -88,7 +111,7 @@ class Bounded(H11Protocol):
             super().timeout_keep_alive_handler()
 
     def _stop_watching(self) -> None:
-        for timer in (self._head, self._unread):
+        for timer in (self._head, self._unread, self._late):
             if timer is not None:
                 timer.cancel()
 

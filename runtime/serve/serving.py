@@ -20,8 +20,9 @@ try:
     import uvicorn
 
     from .app import Site, application
+    from .draining import Draining
     from .engine import Engine
-    from .protocol import bounded
+    from .protocol import HEAD, bounded
 except ImportError as error:  # named once, here
     raise OptionError(
         f"the server needs starlette and uvicorn ({error}); install onnxplain[serve]"
@@ -31,9 +32,8 @@ BACKLOG = 128
 
 
 class Serving:
-    """Models behind an address. `run` blocks until `stop`, SIGTERM or SIGINT, then finishes the requests that run.
+    """Models behind an address. `run` blocks until `stop`, SIGTERM or SIGINT, then answers whoever is connected.
 
-    The sessions are opened here, before any worker starts: workers inherit how this thread treats subnormal numbers.
     Raises OptionError (paths, an address that cannot be taken) and ModelError.
     """
 
@@ -57,10 +57,10 @@ class Serving:
             timeout_keep_alive=5,
             # What runs has its deadline; then its answer must be read.
             timeout_graceful_shutdown=int(settings.deadline + settings.stall) + 1,
-            h11_max_incomplete_event_size=32768,
+            h11_max_incomplete_event_size=HEAD,
             backlog=BACKLOG,
         )
-        self._server = uvicorn.Server(config)
+        self._server = Draining(config)
 
     @property
     def url(self) -> str:

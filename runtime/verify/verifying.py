@@ -60,6 +60,8 @@ def verify(
 
     Raises ModelError (no emitted file), StaleError (another model), ImageError and OptionError (inputs).
     """
+    if not isinstance(inputs, tuple) and not len(inputs):
+        raise OptionError("inputs is empty; give one at least, or leave it out to have three drawn")
     tell = progress or (lambda text, total: None)
     explainer = (
         file if isinstance(file, Explainer) else load_explainer(file, providers=providers, threads=threads)

@@ -60,7 +60,7 @@ def test_the_rule_of_the_architecture_page_is_the_shipped_one() -> None:
 def test_each_readme_command_installs_what_it_needs(kind: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(rf"<!-- {kind} command -->\n```\n(.*?)\n```\n<!-- end -->", text, re.S)
-    (extras,) = re.findall(r"^pip install '\.\[([a-z,]+)\]' && ", command)
+    (extras,) = re.findall(r"^pip install -c constraints\.txt '\.\[([a-z,]+)\]' && ", command)
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]

@@ -71,12 +71,12 @@ def newest() -> list[str]:
     return []
 
 
-def environment(folder: Path) -> tuple[Path, dict[str, str]]:
+def environment(folder: Path) -> tuple[str, dict[str, str]]:
     """(the Python of a new virtual environment, variables without what would lead to another one)."""
     venv.create(folder, with_pip=True)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     kept["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    return folder / ("Scripts" if os.name == "nt" else "bin") / "python", kept
+    return str(folder / ("Scripts" if os.name == "nt" else "bin") / "python"), kept
 
 
 def run_tests(constraints: Iterable[str], arguments: list[str]) -> int:
@@ -117,7 +117,7 @@ def pins() -> list[str]:
                 "--ignore-installed",
                 f"--report={report}",
             ]
-            subprocess.run([*resolve, "-c", file, f".[{extras}]"], cwd=ROOT, env=variables, check=True)
+            subprocess.run([*resolve, "-c", str(file), f".[{extras}]"], cwd=ROOT, env=variables, check=True)
             for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
                 data = item["metadata"]
                 # Without the local part: torch 2.13.0+cpu and torch 2.13.0 are the same release.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,11 @@ import onnx
 
 from ..rewriter.card import Card
 from ..rewriter.errors import ExplainError, ModelError, ProviderError
+from ..rewriter.memory import estimate
 from ..rewriter.passes.shapes import tensor_type
 from .explainer import Explainer
+from .lanes import say_bytes, sizes_of
+from .loading import load_onnxruntime
 from .opening import serialize
 from .providers import create_session
 from .verify.cases import Maker, Slot
@@ -31,6 +35,11 @@ Arrays = Mapping[str, Array]
 SEED = 0
 SIZES = (32, 8, 64, 16, 4, 128, 224, 1)
 """Of free axes behind the batch, tried in this order until the model runs."""
+
+MEMORY = 2 * 2**30
+"""Bytes that the model may be estimated to take; above, or after SECONDS, it is not proved: a file from elsewhere may
+ask for terabytes, or never end."""
+SECONDS = 60.0
 
 PAIRED = "linearscope.dual"
 """The method whose file is the model itself, for rows [x0; x1]."""
@@ -76,7 +85,17 @@ class Run:
         """The outputs that are arrays, by name."""
         wanted = {node.name for node in self.session.get_inputs()}
         names = [value.name for value in self.model.graph.output]
-        made = self.session.run(names, {name: array for name, array in feeds.items() if name in wanted})
+        options = load_onnxruntime().RunOptions()
+        timer = Timer(SECONDS, setattr, (options, "terminate", True))
+        timer.start()
+        try:
+            made = self.session.run(names, {n: array for n, array in feeds.items() if n in wanted}, options)
+        except Exception as error:
+            if options.terminate:
+                raise Unproved(f"the model runs for more than {SECONDS:g} s on one input") from error
+            raise
+        finally:
+            timer.cancel()
         return {name: value for name, value in zip(names, made, strict=True) if isinstance(value, np.ndarray)}
 
 
@@ -87,9 +106,12 @@ def first_run(
     where they are pairs the model gets the first half."""
     reasons = []
     for feeds in _inputs(_slots(run.model, shapes), rows):
+        _vet_memory(run.model, feeds)
         own = {name: array[: len(array) // rows] if rows > 1 else array for name, array in feeds.items()}
         try:
             outputs = run(own)
+        except Unproved:
+            raise
         except Exception as error:  # onnxruntime's own errors have no common type
             reasons.append(short(error))
             continue
@@ -97,6 +119,15 @@ def first_run(
             raise Unproved("the model has no output that is an array")
         return feeds, outputs
     raise Unproved(f"the model fails on random inputs: {reasons[0]}")
+
+
+def _vet_memory(model: onnx.ModelProto, feeds: Arrays) -> None:
+    try:
+        needed = estimate(model, 1, sizes_of(model, feeds, frozenset())).at(1)
+    except ExplainError:
+        return  # shapes that do not fit together are said where the model is prepared
+    if needed > MEMORY:
+        raise Unproved(f"a run of it would take about {say_bytes(needed)}")
 
 
 def _slots(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> list[Slot]:
@@ -180,6 +211,8 @@ class File:
             found = self.ask(feeds) if self.part is None else self.part(feeds)
         except ExplainError:
             raise
+        except Unproved as reason:
+            raise ModelError(f"of the file, {reason}") from reason
         except Exception as error:  # onnxruntime's own errors have no common type
             raise ModelError(
                 f"the file cannot be run where the model can: {short(error)}; report it"

@@ -260,7 +260,8 @@ def _variant(model: onnx.ModelProto, feeds: Feeds, x: str, y: str) -> tuple[Stat
             return Status.REFUSED, _plain(str(error))
         attributed = None
     except ModelError as error:
-        return Status.REFUSED if "lift" in str(error) else Status.WRONG, str(error)[:200]
+        lifted = "cannot be brought to opset" not in str(error)
+        return Status.WRONG if lifted else Status.REFUSED, str(error)[:200]
     except ExplainError as error:
         return Status.REFUSED, str(error)
     except Exception as error:  # a rule that crashes is a bug, whatever the type

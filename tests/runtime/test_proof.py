@@ -114,6 +114,26 @@ def test_a_model_that_cannot_be_run_is_told() -> None:
     assert set(explainer.card.proof or {}) == {"unproved"}
 
 
+def test_a_model_that_takes_too_much_is_not_run() -> None:
+    pads = "<int64[8] p = {0, 0, 0, 0, 0, 0, 60000, 60000}>"
+    model = net(f"g (float[N,1,4,4] x) => (float[N,1,A,B] y) {pads} {{ r = Pad(x, p) y = ReduceMean(r) }}")
+    with pytest.warns(ExplainWarning, match="not proved: a run of it would take about 14"):
+        found = proof_of(model, target="cotangent")
+    assert set(found) == {"unproved"}
+
+
+def test_a_model_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxplain.runtime.proof_runs.SECONDS", 0.2)
+    body = "b (int64 i, bool c, float[N,3] v) => (bool d, float[N,3] w) { d = Identity(c) w = Tanh(v) }"
+    model = net(
+        f"""g (float[N,3] x) => (float[N,3] y, float[N,3] t) <int64 m = {{1000000000}}, bool yes = {{1}}> {{
+        y = Relu(x) t = Loop(m, yes, x) <body = {body}> }}"""
+    )
+    with pytest.warns(ExplainWarning, match="not proved: the model runs for more than 0.2 s"):
+        found = proof_of(model, output="y")
+    assert set(found) == {"unproved"}
+
+
 def test_a_model_that_onnxruntime_does_not_take_is_told() -> None:
     model = net("g (float[N,3] x) => (float[N,3] y) { a = Add(x, x) y = Relu(a) }", opset=6)
     with pytest.warns(ExplainWarning, match="onnxruntime does not run the model at its own opset"):

@@ -217,8 +217,8 @@ def mean_variance(site: Site, g: Emit) -> Local:
 
 
 def lrn(site: Site, g: Emit) -> Local:
-    """y = x p, p = D^-β, D = bias + α/size Σ_window x²: Δy = m_x Δx + m_p Δp (`weighted`), Δp = -β lm(p) / lm(D) ΔD with
-    lm the logarithmic mean of the two values: the chord of the power."""
+    """y = x p, p = D^-β, D = bias + α/size Σ_window x²: Δy = m_x Δx + m_p Δp (`weighted`), Δp = -β lm(p) / lm(D) ΔD
+    with lm the logarithmic mean of the two values: the chord of the power."""
     size, alpha, beta = (
         int(site.attr("size")),
         float(site.attr("alpha", 1e-4)),

@@ -18,6 +18,7 @@ from ..rewriter.rules import Rule
 from ..rewriter.site import Refuse, Site, rank_of
 from .gradient.norm import Grouped, per_channel
 from .gradient.reduce import axes_of, total
+from .reciprocals import weighted
 
 
 def halfway(g: Emit, a: Value, a0: Value) -> Value:
@@ -216,8 +217,8 @@ def mean_variance(site: Site, g: Emit) -> Local:
 
 
 def lrn(site: Site, g: Emit) -> Local:
-    """y = x p, p = D^-β, D = bias + α/size Σ_window x²: Δy = p̄ Δx + x̄ Δp, Δp = -β lm(p) / lm(D) ΔD with lm the
-    logarithmic mean of the two values: the chord of the power."""
+    """y = x p, p = D^-β, D = bias + α/size Σ_window x²: Δy = m_x Δx + m_p Δp (`weighted`), Δp = -β lm(p) / lm(D) ΔD
+    with lm the logarithmic mean of the two values: the chord of the power."""
     size, alpha, beta = (
         int(site.attr("size")),
         float(site.attr("alpha", 1e-4)),
@@ -235,8 +236,9 @@ def lrn(site: Site, g: Emit) -> Local:
     slope = g.Div(
         g.Mul(log_mean(g, p, p0, g.Mul(logs, -beta)), -beta * alpha / size), log_mean(g, d, d0, logs)
     )
-    along = Chain(Scale(g.Add(x, x0)), window, Scale(g.Mul(slope, halfway(g, x, x0))))
-    return Local(Sum(Scale(g.Mul(g.Add(p, p0), 0.5)), along))
+    upper, lower = weighted(g, x, x0, p, p0)
+    along = Chain(Scale(g.Add(x, x0)), window, Scale(g.Mul(slope, lower)))
+    return Local(Sum(Scale(upper), along))
 
 
 def reduce_prod(site: Site, g: Emit) -> Local:

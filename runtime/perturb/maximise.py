@@ -245,9 +245,8 @@ def _climbed(climber: _Climber, s: Ascent, x: npt.NDArray[Any], tell: Progress |
 
 def _stepped(x: Floats, g: Floats, s: Ascent, step: int, of: Scored) -> Floats:
     """One step of `Ascent`."""
-    uphill = (
-        g / _length(g) if s.unit else g
-    )  # the decay is not divided: near a flat unit x would grow without bound
+    uphill = g / _length(g) if s.unit else g
+    # The decay is not divided: near a flat unit x would grow without bound.
     x = x + s.eta * (uphill - 2 * s.decay * x)
     if s.norm:
         x = s.norm * x / _length(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -135,13 +136,17 @@ NORMAL = """m = ReduceMean <keepdims = 1> (h, a) c = Sub(h, m) s = Mul(c, c) v =
     e = Add(v, eps)"""
 
 
+def _renamed(names: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    return lambda found: names.get(found[0], found[0])
+
+
 def stacked(spelling: str, depth: int) -> onnx.ModelProto:
     """depth times: a product, a normalisation spelt out, a rectifier."""
     one = f"h = MatMul(x, w) {NORMAL} {SPELT[spelling]} o = Relu(n)"
     body, before = "", "x"
     for k in range(depth):
         own = {name: f"{name}{k}" for name in "hmcsveriko"} | {"n": f"n{k}", "x": before, "w": "w"}
-        body += re.sub(r"\b([a-z])\b", lambda found, own=own: own.get(found[1], found[1]), one)
+        body += re.sub(r"\w+", _renamed(own), one)
         before = f"o{k}"
     model = net(f"""g (float[N,8] x) => (float[N,8] y) <int64[1] a = {{1}}, float eps = {{0.00001}}, float one = {{1}},
         float minus = {{-0.5}}, float gain = {{1}}> {{ {body} y = MatMul({before}, w) }}""")

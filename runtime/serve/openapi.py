@@ -223,8 +223,7 @@ def _schemas() -> Schema:
         ),
         "Explanation": _object(
             ["model_name", "method", "class", "classes", "readout", "map"],
-            method=TEXT,
-            warning=TEXT,
+            **dict.fromkeys(("method", "warning"), TEXT),
             classes=_list(score),
             map=declared,
             **{"class": score},

@@ -259,3 +259,10 @@ def test_perturbation_tells_too() -> None:
     with pytest.warns(ExplainWarning, match="occlusion: map is zero everywhere"):
         found = onnxplain.perturb(model, normal(1, 3, 6, 6), "occlusion", score="logit", k=2)
     assert found.record["warnings"] == ["map is zero everywhere"]
+
+
+def test_verify_reports_the_node() -> None:
+    """Random inputs leave all units off; it is reported, and no failure."""
+    report = onnxplain.verify(onnxplain.compile(dead(), "saliency"), threads=1)
+    (found,) = [one for one in report.outcomes if one.check == "the maps say something"]
+    assert found.status == "reported" and found.measured == 3 and "'relu'" in found.note

@@ -192,6 +192,7 @@ def test_a_changed_file_fails(
 def test_every_check_is_shown_to_fail() -> None:
     titles = {check.title for checks in (GENERAL, *CHECKS.values()) for check in checks}
     nodes = {title for title in titles if title.startswith("per node")}  # test_verify_nodes.py
+    titles.remove("the maps say something")  # it promises no bound: test_telling.py
     assert titles - nodes == {name for name, *_ in (*CASES, *SCOPE)} and len(nodes) == 3
 
 

@@ -219,7 +219,7 @@ def test_bad_pictures_are_left_out_and_listed(explanation: Path, spoilt: Path, t
     ids = [i for part in sorted(out.glob("part-*")) for i in parquet.read_table(part)["id"].to_pylist()]
     assert ids == [i for i in range(COUNT + 3) if i not in (3, 16, 17)]
     counts = json.loads((out / "manifest.json").read_text())["counts"]
-    assert counts == {"pictures": COUNT + 3, "explained": COUNT, "bad": 3, "shards": 7}
+    assert counts == {"pictures": COUNT + 3, "explained": COUNT, "bad": 3, "shards": 7, "zero": 0}
 
 
 def test_stop_at_a_bad_picture(explanation: Path, spoilt: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_a_real_classifier(cli: Cli) -> None:
 
 def test_the_head_is_the_logits_wherever_nobody_says() -> None:
     """In Python and on the command line, so that both explain the same tensor."""
-    entries = [
+    entries: list[Callable[..., Any]] = [
         *(onnxplain.compile, onnxplain.Interpreter.__init__, open_photo, explain_by_generators, maximise),
         *(explain_command, compile_command, check_command, bench_command, patterns_command),
     ]

@@ -337,7 +337,7 @@ def test_a_given_shape_is_the_size_of_photos() -> None:
         onnx.helper.make_node("GlobalAveragePool", ["x"], ["p"]),
         onnx.helper.make_node("Flatten", ["p"], ["y"]),
     ]
-    model = model_of(nodes, {"x": ["N", 3, None, None]}, {"y": ["N", 3]}, {})
+    model = model_of(nodes, {"x": ["N", 3, "H", "W"]}, {"y": ["N", 3]}, {})
     free = {**FLAT, "size": None, "resize": "none"}
     for record in (
         free,

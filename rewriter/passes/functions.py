@@ -10,14 +10,12 @@ from onnx import inliner
 from ..draft import Draft
 from ..errors import ModelError
 from ..vetting import vet_nodes
-
-MAX_NODES = 200_000
-"""A few functions that call each other twice over double the graph at every level."""
+from ..vetting.form import MAX_NODES
 
 
 def inline(draft: Draft) -> None:
     """Inline every function the model defines, so that rules meet operators only. Raises ModelError where
-    they would unfold into more than MAX_NODES nodes."""
+    they would unfold into more than MAX_NODES nodes: a few that call each other twice double the graph at every level."""
     if not draft.model.functions:
         return
     sizes: dict[Key, int] = {}

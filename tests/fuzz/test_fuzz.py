@@ -1,0 +1,39 @@
+"""Damaged files are taken or refused with an ExplainError: a short part of the fuzzer's cases, in processes of their own.
+
+The whole: python -m tests.fuzz.run KIND 0 20000. Seeds are the numbers of the cases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.fuzz.cases import bytes_of
+from tests.fuzz.run import run
+from tests.fuzz.seeds import sound_models
+
+CASES = {"source": 1000, "operator": 400, "emitted": 200}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CASES)
+def test_damaged_files_give_explain_errors(kind: str) -> None:
+    tally = run(kind, 0, CASES[kind])
+    assert not tally.finds, tally.finds[:5]
+    assert sum(tally.counts.values()) == CASES[kind]
+    assert tally.counts["taken"] and tally.counts["refused"]  # neither all sound nor all beyond repair
+
+
+@pytest.mark.slow
+def test_cases_that_killed_the_process_or_hung_it() -> None:
+    """Sizes below 0 that onnx's C++ computed with, a NUL in an equation, pads of 2^31, positions of 2^39 windows."""
+    for number in (8202, 15775, 19938, 29826):
+        assert not run("source", number, number + 1).finds, number
+
+
+def test_a_case_is_the_same_everywhere() -> None:
+    sound = {model.SerializeToString() for model in sound_models().values()}
+    files = [bytes_of("source", number) for number in range(50)]
+    assert files == [bytes_of("source", number) for number in range(50)]
+    assert len(set(files) - sound) > 40
+    assert np.unique([len(data) for data in files]).size > 10

@@ -15,7 +15,7 @@ from ..vetting.form import MAX_NODES
 
 def inline(draft: Draft) -> None:
     """Inline every function the model defines, so that rules meet operators only. Raises ModelError where
-    they would unfold into more than MAX_NODES nodes: a few that call each other twice double the graph at every level."""
+    they would unfold into more than MAX_NODES nodes: a few that call each other twice double it at every level."""
     if not draft.model.functions:
         return
     sizes: dict[Key, int] = {}

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
-from ...rewriter.vetting import all_nodes
 from ...rewriter.split import behind, subgraph
+from ...rewriter.vetting import all_nodes
 
 STANDARD = frozenset({"", "ai.onnx"})
 HEAD = "verify/head"

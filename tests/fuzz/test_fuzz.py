@@ -1,4 +1,4 @@
-"""Damaged files are taken or refused with an ExplainError: a short part of the fuzzer's cases, in processes of their own.
+"""Damaged files are taken or refused with an ExplainError: a short part of the cases, in processes of their own.
 
 The whole: python -m tests.fuzz.run KIND 0 20000. Seeds are the numbers of the cases.
 """
@@ -12,7 +12,7 @@ from tests.fuzz.cases import bytes_of
 from tests.fuzz.run import run
 from tests.fuzz.seeds import sound_models
 
-CASES = {"source": 1000, "operator": 400, "emitted": 200}
+CASES = {"source": 500, "operator": 100, "emitted": 60}
 
 
 @pytest.mark.slow

@@ -133,3 +133,12 @@ def test_a_pool_of_many_cells_adds_no_constant_of_its_size() -> None:
             made, _ = compile_model(net(text), find("saliency"), Request(provider=provider))
             assert made.ByteSize() < 100_000
             assert len(made.graph.node) < 100
+
+
+def test_an_equation_with_a_nul_is_refused() -> None:
+    """onnx's shape inference does not come to an end over one."""
+    model = net('g (float[N,3] x) => (float[N,3] y) { y = Einsum <equation = "ij->ij"> (x) }')
+    load(model)
+    model.graph.node[0].attribute[0].s = b"ij->ij\0"
+    with pytest.raises(ModelError, match="is none"):
+        load(model)

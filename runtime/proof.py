@@ -93,6 +93,10 @@ def _compared(found: Arrays, expected: Arrays, half: bool) -> float:
     return float(f"{worst:.1e}")
 
 
+BLOCK = 2**20
+"""Elements that are compared at a time."""
+
+
 def distance(a: Array, b: Array) -> float:
     """max |a - b| / max |b| over what is finite, absolute where b is 0; infinite where NaN and infinities lie in
     other places, and for texts and whole numbers that differ."""
@@ -100,12 +104,18 @@ def distance(a: Array, b: Array) -> float:
         return float("inf")
     if a.dtype.kind not in "fc" or b.dtype.kind not in "fc":
         return 0.0 if np.array_equal(a, b) else float("inf")
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    fine = np.isfinite(y)
-    if not np.array_equal(np.isfinite(x), fine) or not np.array_equal(x[~fine], y[~fine], equal_nan=True):
-        return float("inf")
-    off = float(np.max(np.abs(x[fine] - y[fine]), initial=0.0))
-    size = float(np.max(np.abs(y[fine]), initial=0.0))
+    x, y = a.reshape(-1), b.reshape(-1)
+    off = size = 0.0
+    for start in range(0, x.size, BLOCK):  # a wide copy of all of it may not fit
+        u, v = (
+            part[start : start + BLOCK].astype(np.complex128 if a.dtype.kind == "c" else np.float64)
+            for part in (x, y)
+        )
+        fine = np.isfinite(v)
+        if not np.array_equal(np.isfinite(u), fine) or not np.array_equal(u[~fine], v[~fine], equal_nan=True):
+            return float("inf")
+        off = max(off, float(np.max(np.abs(u[fine] - v[fine]), initial=0.0)))
+        size = max(size, float(np.max(np.abs(v[fine]), initial=0.0)))
     return off / size if size > 0 else off
 
 

@@ -26,20 +26,27 @@ MAX_ELEMENTS = 16_384
 """A fold must not make the file grow: larger results (weights made by ConstantOfShape, say) stay nodes."""
 
 
+ROOM, FREE = 2**20, 256
+"""Bytes that all folded results of a pass may have together; results of up to FREE bytes do not count."""
+
+
 def fold(draft: Draft) -> None:
     """Turn Constant nodes into initializers, and evaluate nodes of constant inputs when that is exact and
     small. Floating-point arithmetic is left alone: the forward pass must stay equal to the bit."""
     graph, known = draft.graph, dict(_small_arrays(draft))
     outputs = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
+    room = ROOM
     for node in graph.node:
         if node.op_type == "Constant" and not node.domain and not _wide(node):
             _lift_constant(draft, node, known)
             continue
         values = _evaluate(node, known) if not outputs & set(node.output) else None
-        if values is None:
+        size = 0 if values is None else sum(value.nbytes for value in values)
+        if values is None or size > room:
             kept.append(node)
             continue
+        room -= size if size > FREE else 0
         for name, value in zip(node.output, values, strict=True):
             known[name] = value
             graph.initializer.append(numpy_helper.from_array(value, name))
@@ -78,7 +85,10 @@ def _static_size(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> np.nd
     if not all(isinstance(size, int) for size in sizes):
         return None
     array = np.asarray(sizes, np.int64)
-    return array if node.op_type == "Shape" else np.asarray(array.prod(dtype=np.int64))
+    if node.op_type == "Shape":
+        return array
+    count = _elements(sizes)  # type: ignore[arg-type]
+    return np.asarray(count, np.int64) if count < 2**63 else None
 
 
 def _small_arrays(draft: Draft) -> list[tuple[str, np.ndarray]]:

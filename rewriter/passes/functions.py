@@ -10,14 +10,13 @@ from onnx import inliner
 from ..draft import Draft
 from ..errors import ModelError
 from ..vetting import vet_nodes
-
-MAX_NODES = 200_000
-"""A few functions that call each other twice over double the graph at every level."""
+from ..vetting.form import MAX_NODES
 
 
 def inline(draft: Draft) -> None:
     """Inline every function the model defines, so that rules meet operators only. Raises ModelError where
-    they would unfold into more than MAX_NODES nodes, or mean operators of another opset."""
+    they would unfold into more than MAX_NODES nodes (a few that call each other twice double it at every level), or
+    mean operators of another opset."""
     if not draft.model.functions:
         return
     for function in draft.model.functions:

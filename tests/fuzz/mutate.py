@@ -10,7 +10,27 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import EncodeError, Message
 
-WHOLE = (0, 1, -1, 2, 3, 7, 16, 64, 65, 99, 255, 1000, 3000, 10**6, 10**8, 2**31 - 1, 2**31, 2**32, 2**40)
+WHOLE: tuple[int, ...] = (
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    16,
+    64,
+    65,
+    99,
+    255,
+    1000,
+    3000,
+    10**6,
+    10**8,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**40,
+)
 WHOLE += (2**62, 2**63 - 1, -2, -(2**31), -(2**63))  # fmt: skip
 REAL = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-38, 1e38, -1e38, float("nan"), float("inf"), float("-inf"), 1e9)
 WORDS = (
@@ -184,7 +204,7 @@ def _text(field: str, kinds: Kinds, draw: np.random.Generator) -> str:
         "name": [a.name for a in kinds.get("AttributeProto", []) if isinstance(a, onnx.AttributeProto)],
     }
     pool = pools.get(field) or [name for node in nodes for name in (*node.input, *node.output)]
-    return _one(pool if pool and draw.random() < 0.8 else WORDS, draw)
+    return str(_one(pool if pool and draw.random() < 0.8 else WORDS, draw))
 
 
 def _one(choices: Any, draw: np.random.Generator) -> Any:

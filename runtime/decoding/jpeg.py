@@ -33,12 +33,13 @@ class Frame:
 
     def units(self, components: list[int]) -> int:
         """MCUs of a scan."""
-        most = [max(sides) for sides in zip(*self.sampling.values(), strict=True)]
+        wide, high = (max(sides) for sides in zip(*self.sampling.values(), strict=True))
         if len(components) > 1:
-            return -(-self.width // (8 * most[0])) * -(-self.height // (8 * most[1]))
-        across, down = self.sampling[components[0]]
-        columns, rows = -(-self.width * across // most[0]), -(-self.height * down // most[1])
-        return -(-columns // 8) * -(-rows // 8)
+            columns, rows = -(-self.width // wide), -(-self.height // high)
+        else:
+            across, down = self.sampling[components[0]]
+            columns, rows = -(-self.width * across // wide), -(-self.height * down // high)
+        return int(-(-columns // 8) * -(-rows // 8))
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def explain(
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
-    vet_arguments(preprocessing=preprocessing, labels=labels, target_class=target)
+    vet_arguments(preprocessing=preprocessing, labels=labels, target=target)
     if images is None:
         raise OptionError("images is None; give a picture, its path, or a list of them")
     pictures = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)

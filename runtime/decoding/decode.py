@@ -84,7 +84,7 @@ def _jpeg(plain: Plain, name: str, bounds: Bounds) -> Image.Image:
             with Image.open(io.BytesIO(plain.noisy), formats=["JPEG"]) as again:
                 again.load()
                 if not _same(image, again):
-                    raise ImageError(f"{name} cannot be read as a picture: the file is truncated")
+                    raise ImageError(f"{name} cannot be read as a picture: image file is truncated")
         rgb = to_rgb(image)
     del image  # its pixels are not needed any more
     return _turned(rgb, orientation_of(plain.exif, plain.xmp))

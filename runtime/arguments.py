@@ -56,7 +56,7 @@ def _labels(value: object) -> bool:
 
 
 def _class(value: object) -> bool:
-    return _text(value) or (isinstance(value, Integral) and not isinstance(value, bool))
+    return isinstance(value, str) or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _shown(value: object) -> str:
@@ -70,7 +70,10 @@ _WANTED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "head": (_text, "logits, prob, logprob or the name of a tensor"),
         "score": (_text, "probability, logit, output or the name of a tensor"),
         "inputs": (lambda value: _texts(value) and bool(value), "a list of names of inputs, one at least"),
-        "reduce": (_text, 'a readout, such as "maxabs", or several joined by commas'),
+        "reduce": (
+            lambda value: isinstance(value, str),
+            'a readout, such as "maxabs", or several joined by commas',
+        ),
         "shapes": (_shapes, 'a dict from the name of an input to its sizes, {"x": ["N", 3, 224, 224]}'),
         "preprocessing": (
             lambda value: _path(value) or isinstance(value, Mapping),
@@ -82,7 +85,7 @@ _WANTED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "batch": (_count, "a whole number, at least 1"),
         "probes": (_count, "a whole number, at least 1"),
         "cache": (_path, "a folder"),
-        "target_class": (_class, '"top", the index of a class, or its name'),
+        "target": (_class, '"top", the index of a class, or its name'),
     }
 )
 

@@ -99,7 +99,7 @@ def explain(
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
-    vet_arguments(preprocessing=preprocessing, labels=labels, target_class=target)
+    vet_arguments(preprocessing=preprocessing, labels=labels, target=target)
     if images is None:
         raise OptionError("images is None; give a picture, its path, its pixels, or a list of them")
     pictures = opened_all(images)

@@ -70,8 +70,9 @@ def _decode(file: BinaryIO, name: str, bounds: Bounds, formats: Sequence[str]) -
         exif, xmp = image.info.get("exif", b""), image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")
         # Pillow turns a TIFF itself; its entries are all looked at before.
         turn = 1 if image.format == "TIFF" else orientation_of(_bytes(exif), _bytes(xmp))
-        image = to_rgb(image)
-    return _turned(image, turn)
+        rgb = to_rgb(image)
+    del image  # its pixels are not needed any more
+    return _turned(rgb, turn)
 
 
 def _jpeg(plain: Plain, name: str, bounds: Bounds) -> Image.Image:
@@ -83,9 +84,10 @@ def _jpeg(plain: Plain, name: str, bounds: Bounds) -> Image.Image:
             with Image.open(io.BytesIO(plain.noisy), formats=["JPEG"]) as again:
                 again.load()
                 if not _same(image, again):
-                    raise ImageError(f"{name} cannot be read as a picture: the file is truncated")
-        image = to_rgb(image)
-    return _turned(image, orientation_of(plain.exif, plain.xmp))
+                    raise ImageError(f"{name} cannot be read as a picture: image file is truncated")
+        rgb = to_rgb(image)
+    del image  # its pixels are not needed any more
+    return _turned(rgb, orientation_of(plain.exif, plain.xmp))
 
 
 def _grey_corner(image: Image.Image) -> bool:

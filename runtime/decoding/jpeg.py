@@ -33,12 +33,13 @@ class Frame:
 
     def units(self, components: list[int]) -> int:
         """MCUs of a scan."""
-        most = [max(sides) for sides in zip(*self.sampling.values(), strict=True)]
+        wide, high = (max(sides) for sides in zip(*self.sampling.values(), strict=True))
         if len(components) > 1:
-            return -(-self.width // (8 * most[0])) * -(-self.height // (8 * most[1]))
-        across, down = self.sampling[components[0]]
-        columns, rows = -(-self.width * across // most[0]), -(-self.height * down // most[1])
-        return -(-columns // 8) * -(-rows // 8)
+            columns, rows = -(-self.width // wide), -(-self.height // high)
+        else:
+            across, down = self.sampling[components[0]]
+            columns, rows = -(-self.width * across // wide), -(-self.height * down // high)
+        return int(-(-columns // 8) * -(-rows // 8))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class _Reader:
         """The next one; bytes before it belong to nothing and are skipped. Raises ValueError where there is none."""
         match = _MARKER.search(self.body, self.place)
         if match is None:
-            raise ValueError("the file is truncated")
+            raise ValueError("image file is truncated")
         self.place = match.end()
         return self.body[match.end() - 1]
 
@@ -83,7 +84,7 @@ class _Reader:
         size = int.from_bytes(self.body[self.place : self.place + 2])
         data = self.body[self.place + 2 : self.place + size]
         if size < 2 or len(data) != size - 2:
-            raise ValueError("the file is truncated")
+            raise ValueError("image file is truncated")
         self.place += size
         self.count += 1
         if self.count > _SEGMENTS:
@@ -109,7 +110,7 @@ def read_jpeg(body: bytes) -> Plain:
     if reader.frame is None or not scans:
         raise ValueError("it has no scan")
     if any(any(bits) for bits in reader.frame.missing.values()):
-        raise ValueError("the file is truncated: scans are missing")
+        raise ValueError("image file is truncated: scans are missing")
     head, rest, end = b"".join(reader.kept), body[first : reader.place], reader.end - first
     return Plain(head, rest, end, reader.exif, reader.xmp, scans > 1)
 
@@ -157,10 +158,10 @@ def _scan(reader: _Reader, data: bytes) -> None:
     begin = reader.place
     match = _MARKER.search(reader.body, begin)
     if match is None:
-        raise ValueError("the file is truncated")
+        raise ValueError("image file is truncated")
     reader.place = reader.end = match.start()
     if reader.interval:
         wanted = -(-frame.units(names) // reader.interval) - 1
         found = sum(reader.body.count(bytes((0xFF, 0xD0 + i)), begin, reader.place) for i in range(8))
         if found < wanted:
-            raise ValueError(f"the file is truncated: {found} of {wanted} restart markers are there")
+            raise ValueError(f"image file is truncated: {found} of {wanted} restart markers are there")

@@ -25,18 +25,18 @@ def vet_png(file: BinaryIO) -> None:
     for number in range(_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
-            raise ValueError("the file is truncated")
+            raise ValueError("image file is truncated")
         size, kind = struct.unpack(">I4s", head)
         check, data = zlib.crc32(kind), b""
         while size:
             data = file.read(min(size, _PIECE))
             if not data:
-                raise ValueError("the file is truncated")
+                raise ValueError("image file is truncated")
             size, check = size - len(data), zlib.crc32(data, check)
             if kind == b"IDAT" and wanted >= 0:
                 found += _unpacked(unpack, data, wanted - found)
         if file.read(4) != struct.pack(">I", check):
-            raise ValueError(f"the file is truncated or damaged in chunk {number}")
+            raise ValueError(f"image file is truncated or damaged in chunk {number}")
         if kind == b"IHDR" and not number:
             wanted = _bytes_of(data)
         if kind == b"IEND":

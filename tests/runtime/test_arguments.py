@@ -31,7 +31,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "output": (*EMPTY, 0, 3.5),
     "head": (*EMPTY, 0, 3.5),
     "inputs": (*EMPTY, 0, [""], [0], "image"),
-    "reduce": (*EMPTY, 0, False, 1),
+    "reduce": ([], (), {}, b"", 0, False, 1),
     "shapes": ([], (), "", b"", 0, {"image": 3}, {"": [1]}),
     "labels": ("", b"", 0, 3.5, [1]),
     "preprocessing": ([], (), "", b"", 0, 3.5),
@@ -99,7 +99,8 @@ def test_batches_without_a_row() -> None:
     for x in (X[:0], [], {}, "text", np.float32(3), np.array([None])):
         with pytest.raises(onnxplain.ExplainError):
             explainer(x)
-    for target in ([], np.zeros((0, 1), np.int64)):
+    none: tuple[Any, ...] = ([], np.zeros((0, 1), np.int64))
+    for target in none:
         with pytest.raises(onnxplain.ExplainError):
             explainer(X, target=target)
     with pytest.raises(onnxplain.ExplainError):

@@ -123,7 +123,7 @@ def first_run(
 
 def _vet_memory(model: onnx.ModelProto, feeds: Arrays) -> None:
     try:
-        needed = estimate(model, 1, sizes_of(model, feeds, frozenset())).at(1)
+        needed = estimate(model, 1, sizes_of(model, feeds, {})).at(1)
     except ExplainError:
         return  # shapes that do not fit together are said where the model is prepared
     if needed > MEMORY:

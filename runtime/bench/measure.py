@@ -31,7 +31,7 @@ from ..atomic import write_bytes
 from ..compiling import Model, compile, description, package_version
 from ..describe import Description
 from ..explainer import Explainer
-from ..lanes import MARGIN, available_memory, sizes_of
+from ..lanes import available_memory, needed, sizes_of
 from ..opening import serialize, table_for
 from ..providers import Provider, create_session, short_name
 from ..settings import for_method
@@ -209,7 +209,7 @@ class _Bench:
         feeds = completed(explainer.model, self.own.feeds, explainer.card.options, how.seed)
         one = self._weighed(name, _samples(explainer), file, explainer.model, feeds, memory_pattern=False)
         sizes = sizes_of(explainer.model, feeds, {})
-        return one, estimate(explainer.model, self.own.batch, sizes).at(self.own.batch) * MARGIN
+        return one, needed(estimate(explainer.model, self.own.batch, sizes), self.own.batch)
 
     def _file(self, method: str) -> Path:
         return self.folder / f"{method}.onnx"

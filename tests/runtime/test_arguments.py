@@ -96,7 +96,8 @@ def test_empty_calls(words: str) -> None:
 
 def test_batches_without_a_row() -> None:
     explainer = onnxplain.compile(LENET, "saliency")
-    for x in (X[:0], [], {}, "text", np.float32(3), np.array([None])):
+    given: tuple[Any, ...] = (X[:0], [], {}, "text", np.float32(3), np.array([None]))
+    for x in given:
         with pytest.raises(onnxplain.ExplainError):
             explainer(x)
     none: tuple[Any, ...] = ([], np.zeros((0, 1), np.int64))

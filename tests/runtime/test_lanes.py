@@ -22,6 +22,7 @@ from onnxplain.runtime.lanes import (
     Plan,
     available_memory,
     choose,
+    needed,
     parse_bytes,
     progress_bar,
     say_bytes,
@@ -49,7 +50,7 @@ def rows(count: int) -> np.ndarray:
 
 def budget_for(made: Explainer, count: int, sizes: dict[str, int] | None = None) -> int:
     """Bytes that just hold that many rows."""
-    return int((estimate(made.model, 8, sizes).at(count) + 1) * MARGIN) + 1
+    return needed(estimate(made.model, 8, sizes), count) + 2
 
 
 def bounded(made: Explainer, count: int, sizes: dict[str, int] | None = None) -> Explainer:
@@ -109,30 +110,30 @@ ROW = Memory(weights=1000, per_row=100, fixed=50)
 
 def test_the_largest_chunk_that_fits() -> None:
     for count in (1, 2, 5, 9):
-        plan = choose(ROW, 10, int(ROW.at(count) * MARGIN) + 2)
+        plan = choose(ROW, 10, needed(ROW, count) + 2)
         assert plan.chunk <= count and plan.chunks == -(-10 // count)
         assert plan.expected is not None and plan.budget is not None and plan.expected <= plan.budget
-    assert choose(ROW, 10, 10**9) == Plan(10, 10, int(2050 * MARGIN), 10**9)
+    assert choose(ROW, 10, 10**9) == Plan(10, 10, needed(ROW, 10), 10**9)
 
 
 def test_chunks_are_about_equal() -> None:
     """10 rows of which 9 fit: 5 and 5, not 9 and 1."""
-    assert choose(ROW, 10, int(ROW.at(9) * MARGIN) + 2).chunk == 5
+    assert choose(ROW, 10, needed(ROW, 9) + 2).chunk == 5
 
 
 def test_a_budget_that_holds_not_one_row() -> None:
     with pytest.raises(
-        OptionError, match=r"memory=1200: 1 row take.* 1.3 kB of them for the weights; give more"
+        OptionError, match=r"memory=1100: 1 row take.* 1 kB of them for the weights; give more"
     ):
-        choose(ROW, 3, 1200)
+        choose(ROW, 3, 1100)
     with pytest.raises(OptionError, match=r"3 rows take .*cannot be run apart: because"):
-        choose(ROW, 3, 1500, whole="because")
+        choose(ROW, 3, 1400, whole="because")
 
 
 def test_the_default_is_a_share_of_what_is_there(caplog: pytest.LogCaptureFixture) -> None:
     plan = choose(ROW, 10, available=10_000)
     assert plan.budget == int(10_000 * SHARE) and plan.chunk == 10
-    assert choose(ROW, 10, available=0, opened=True).budget == int(1000 * MARGIN)
+    assert choose(ROW, 10, available=0, opened=True).budget == 1000
     with caplog.at_level(logging.WARNING):
         assert choose(ROW, 10, available=100).chunk == 1
     assert "it may not fit" in caplog.text

@@ -91,7 +91,7 @@ def test_who_waits_to_be_accepted_is_answered(folder: Path) -> None:
         lines = [socket.create_connection(server.address, timeout=PATIENCE) for _ in range(20)]
         server.serving.stop()
         # Nothing is accepted from now on but by the stop itself.
-        loop.call_soon_threadsafe(loop._remove_reader, server.serving._socket.fileno())
+        loop.call_soon_threadsafe(loop._remove_reader, server.serving._socket.fileno())  # type: ignore[attr-defined]
         go.set()
         for line in lines:
             line.sendall(LIVE + b"\r\n")

@@ -151,7 +151,7 @@ def _nested(depth: int) -> bytes:
 
 
 def test_branches_thirty_deep_compile() -> None:
-    """Ten are run: onnxruntime before 1.28 takes twice as long to open a file with every level."""
+    """Ten are run: onnxruntime 1.27 takes twice as long to open a file with every level."""
     x = floats(2, 3)
     assert np.array_equal(run(compiled(_nested(10)), {"x": x})["y"], x + 1)
     onnx.checker.check_model(compiled(_nested(30)))

@@ -82,10 +82,8 @@ def ascend(stage: Stage, target: Target) -> list[Result]:
             )
         fed = target == "cotangent"
         lead: Dim = "K" if fed else x.shape[0]
-        ones = g.ints(*[1] * (len(x.shape) - 1))
-        first = (
-            g.Expand(x, g.join(g.rows(hot), *([ones] if len(x.shape) > 1 else []))) if fed else g.Identity(x)
-        )
+        ones = [g.ints(*[1] * (len(x.shape) - 1))] if len(x.shape) > 1 else []
+        first = g.Expand(x, g.join(g.rows(hot), *ones)) if fed else g.Identity(x)
         image = variable(f"{g.scope}/ascent/image", x.dtype, [lead, *x.shape[1:]])
     there = elsewhere(stage, x, image)
     back = climbed(there, hot)

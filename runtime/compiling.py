@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
-from ..rewriter.card import add_proof
+from ..rewriter.card import Card, add_proof
 from ..rewriter.compile import Request, compile_source
 from ..rewriter.errors import ModelError, OptionError
 from ..rewriter.load import PROTOBUF_LIMIT, Source, load
@@ -85,11 +85,8 @@ def compile(
 
     Raises ModelError, UnsupportedError (every node without a rule), TargetError, OptionError.
     """
-    from .proof import prove  # here, because it takes its inputs and cuts from `verify`, which compiles too
-
     vet_arguments(output=output, head=head, inputs=inputs, reduce=reduce, shapes=shapes, labels=labels)
     vet_arguments(preprocessing=preprocessing, providers=providers, threads=threads, cache=cache)
-    chosen = find(method)
     source = load(model, external_data=external_data, max_bytes=max_bytes, domains=domains)
     about = description(model, source.model, preprocessing, labels, shapes)
     request = Request(
@@ -103,10 +100,18 @@ def compile(
         **_fixed(inputs, shapes, memory),
         **_told(model, source, about, labels),
     )
-    emitted, card = compile_source(source, chosen, request)
-    vet_overrides(card)
-    card = add_proof(emitted, card, prove(source, emitted, card, request.shapes, half=precision != "float32"))
+    emitted, card = _proved(source, find(method), request)
     return Explainer(emitted, card, providers=providers, threads=threads, memory=memory, cache=cache)
+
+
+def _proved(source: Source, method: Method, request: Request) -> tuple[onnx.ModelProto, Card]:
+    """The emitted file, whose forward pass was held against the model's."""
+    from .proof import prove  # here, because it takes its inputs and cuts from `verify`, which compiles too
+
+    emitted, card = compile_source(source, method, request)
+    vet_overrides(card)
+    proof = prove(source, emitted, card, request.shapes, half=request.precision != "float32")
+    return emitted, add_proof(emitted, card, proof)
 
 
 def _fixed(

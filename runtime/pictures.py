@@ -100,9 +100,7 @@ def explain(
     Raises ImageError, TargetError and what `compile` raises.
     """
     vet_arguments(preprocessing=preprocessing, labels=labels, target=target)
-    if images is None:
-        raise OptionError("images is None; give a picture, its path, its pixels, or a list of them")
-    pictures = opened_all(images)
+    pictures = _given(images)
     vetting = {key: options.pop(key) for key in VETTING if key in options}
     source = load_source(model, **vetting)
     if methods is None:
@@ -131,6 +129,12 @@ def explain(
             tell(f"{name}: photo {i + 1} of {len(prepared)}")
             found[i].append(run_one(explainer, array, shown, chosen, about))
     return Explanations(tuple(item for row in found for item in row))
+
+
+def _given(images: Picture | Sequence[Picture]) -> list[Picture]:
+    if images is None:
+        raise OptionError("images is None; give a picture, its path, its pixels, or a list of them")
+    return opened_all(images)
 
 
 def _names(methods: str | Sequence[str]) -> list[str]:

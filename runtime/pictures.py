@@ -108,9 +108,7 @@ def explain(
     names = _names(methods)
     about = description(model, source.model, preprocessing, labels, options.get("shapes"))
     if about is None:
-        raise ModelError(
-            "the model's input is not a picture; use the Python API: onnxplain.compile(...)(array)"
-        )
+        raise ModelError("the model's input is not a picture; in Python: onnxplain.compile(...)(array)")
     if not pictures or not names:
         raise OptionError("nothing to explain: give at least one picture and one method")
     chosen = -1 if target == "top" else class_index(target, about.labels)

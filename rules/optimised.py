@@ -1,4 +1,4 @@
-"""What is optimised: the network at an input that is not the one it was given, and the loss of a mask."""
+"""The network at another input than the file is given, for methods that optimise one; and the loss of a mask."""
 
 from __future__ import annotations
 

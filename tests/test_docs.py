@@ -6,6 +6,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from onnxplain import models
 from onnxplain.rewriter.method import Method
-from onnxplain.rules.registry import BUILT_IN
+from onnxplain.rules.registry import BUILT_IN, find
 from onnxplain.runtime.perturb.registry import TECHNIQUES
 
 ROOT = Path(__file__).parent.parent
@@ -148,14 +149,24 @@ def test_no_specification_from_outside_is_cited() -> None:
     assert not [path for path, text in written() if outside.search(text)]
 
 
+def settings_of(name: str) -> list[str]:
+    """The options of a method, or of a technique that perturbs."""
+    if name in TECHNIQUES:
+        return [field.name for field in fields(TECHNIQUES[name].settings)]
+    return list(find(name).options)
+
+
 def test_each_method_has_a_place_in_the_pages() -> None:
-    """In a heading or the first column of a table, on a page of its family; packages may publish more methods."""
-    placed: set[str] = set()
-    for page in PAGES:
-        if page.name != "README.md":
-            text = page.read_text(encoding="utf-8")
-            for line in re.findall(r"^#+ .*$|^\|[^|]*\|", text, re.M):
-                placed |= set(re.findall(r"`([\w.-]+)`", line))
+    """In a heading or the first column of a table, with all its options in code style on that page. Packages may
+    publish more methods."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES if page.name != "README.md"]
+    placed = {text: "".join(re.findall(r"^#+ .*$|^\|[^|]*\|", text, re.M)) for text in texts}
     own = {value.name for module in BUILT_IN for value in vars(module).values() if isinstance(value, Method)}
-    assert own | set(TECHNIQUES) <= placed, sorted((own | set(TECHNIQUES)) - placed)
     assert len(own) > 40
+    lacking = []
+    for name in sorted(own | set(TECHNIQUES)):
+        here = [text for text in texts if f"`{name}`" in placed[text]]
+        code = " ".join(re.findall(r"`[^`\n]+`", "".join(here)))
+        lacking += [name] * (not here)
+        lacking += [f"{name}: {key}" for key in settings_of(name) if not re.search(rf"\b{key}\b", code)]
+    assert not lacking

@@ -1,4 +1,4 @@
-"""What the linear interpreter is asked for: rows and columns of F, the residual, contributions of biases.
+"""Results of the linear interpreter: columns of F, the residual, contributions of input and biases.
 
 Navarrete et al. sections 3 to 5; docs/methods/linearscope.md.
 """

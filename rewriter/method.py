@@ -1,4 +1,4 @@
-"""A method is data: rules, a start, a readout; where it needs them a reference, a layer, samples."""
+"""A method as data: rules, a start and a readout; some also have a reference, a layer or samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A method is data: rules, a start, a readout; where it needs them a reference, a layer, samples."""
+"""A method as data: rules, a start and a readout; some also have a reference, a layer or samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def one(g: Emit, z: Value, hot: Value) -> Value:
 
 
 def value(g: Emit, z: Value, hot: Value) -> Value:
-    """e_c z_c: the logit itself is shared out (METHODS 0.2)."""
+    """e_c z_c: the logit itself is shared out (docs/methods/README.md)."""
     return g.Mul(hot, z)
 
 
@@ -67,10 +67,10 @@ class Method:
     rules: options -> rule set. read: the attribution, from a scene. seed: what the pass starts with.
     views: options -> how the rules see the graph. reference: the input to compare with (its activations are then
     `site.reference`). sampling: options -> the samples that the map is averaged over, or None. of: options -> the
-    method that is sampled, for methods around another one. display: the readout its papers show (METHODS 0.7).
-    outputs: (stage, target) -> results of other shapes than the input's, instead of `read`; what it needs besides the
-    model's inputs it adds to `stage.inputs`. aimed: whether a class or a cotangent is explained.
-    approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
+    method that is sampled, for methods around another one. display: the readout its papers show
+    (docs/methods/README.md). outputs: (stage, target) -> results of other shapes than the input's, instead of `read`;
+    what it needs besides the model's inputs it adds to `stage.inputs`. aimed: whether a class or a cotangent is
+    explained. approximates: operator -> what is done there for want of a rule in the paper; recorded in the card.
     assembly: (stage, results as declared) -> the file without its weights, where emitted nodes do more than to follow
     the forward pass; `graph.assemble` otherwise.
     """

@@ -1,4 +1,4 @@
-"""What an explanation adds to the file: outputs, their types, the check of the whole."""
+"""The outputs that an explanation adds to the file, their types, and the check of the whole file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method sees when it is compiled: the stage of one compilation, and a scene for each start."""
+"""The compiler as a method sees it: a stage for each compilation, and a scene for each start of the backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tensors are never negative, whatever the input: read off the operators, without running anything."""
+"""Tensors that are never negative, whatever the input. The operators tell; nothing is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Cut a model in two: what does not depend on some of its inputs is run once, the rest for each of their values."""
+"""Cut a model in two at some of its inputs: one file for all that does not depend on them, which runs once, and one for
+the rest, which runs for each of their values."""
 
 from __future__ import annotations
 

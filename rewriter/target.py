@@ -60,8 +60,8 @@ def find_head(graph: Graph, output: Value, head: str) -> tuple[Value, str | None
 
     "logits": walk back from the output through Identity, Cast, Dropout, Squeeze, Unsqueeze, Flatten and
     Reshape, and through one Softmax, LogSoftmax or Sigmoid; its input. Without such a node the output itself
-    (METHODS 0.2: Nie 2018 section 2.2, Ayyar 2021 section 5.1). "prob" and "logprob": the output as it is.
-    Any other word names a tensor of the model.
+    (docs/methods/README.md, "What is explained": Nie 2018 section 2.2, Ayyar 2021 section 5.1). "prob" and "logprob":
+    the output as it is. Any other word names a tensor of the model.
     """
     if head in ("prob", "logprob"):
         return output, None

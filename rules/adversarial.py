@@ -1,6 +1,6 @@
-"""Pictures that a model takes for something else: one step along the gradient's sign.
+"""Fast gradient sign: one step from a picture towards another class.
 
-Goodfellow et al. 2015, as Nie et al. 2018 section 4 and LinearScope use it; METHODS 1.31.
+Goodfellow et al. 2015, as Nie et al. 2018 section 4 and LinearScope use it; docs/methods/perturbed.md.
 """
 
 from __future__ import annotations

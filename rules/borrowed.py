@@ -1,8 +1,8 @@
-"""What a family takes from the gradient: a list of the operators for which that is right, and a record of all others.
+"""The gradient as the base of other families: where the derivative is the family's own rule, and a record where not.
 
 A family is a rule set over `borrowed`. It names the operators whose derivative is what its papers mean: those that move
-and repeat elements, linear ones, selections. For any other one that has no rule of the family, the user's own ones
-among them, the derivative stands in, and the card says at which nodes.
+and repeat elements, linear ones, selections. Any other operator may lack a rule of the family; an operator that a user
+adds is one. There the derivative stands in, and the card lists the nodes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an option of a method may be: each check returns the value as the method wants it, or raises OptionError."""
+"""Checks of options. Each returns the value in the form that the method wants, or raises OptionError."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """DeepLIFT: every node by its change against the reference.
 
-Shrikumar et al. 2017; Ayyar 2021 Eq. 19-21; METHODS 1.12-1.14.
+Shrikumar et al. 2017; Ayyar 2021 Eq. 19-21; docs/methods/deeplift.md.
 
 A map takes the place of the node between the change of its input, Δx = x - x⁰, and that of its output, Δy: pushed
 through it, Δx gives Δy. Composed over the network Σ m Δx = Δz_c holds (summation to delta), which is what each rule

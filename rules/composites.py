@@ -1,4 +1,4 @@
-"""Which relevance rule where: sets of rules, and a user's changes to them. METHODS 1.10."""
+"""Which relevance rule where: sets of rules, and a user's changes to them. docs/methods/lrp.md."""
 
 from __future__ import annotations
 

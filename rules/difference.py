@@ -1,6 +1,6 @@
-"""Prediction differences in first order: what windows add to a probability, without evaluating one of them.
+"""Prediction differences in first order: what each window adds to a probability, estimated by the gradient.
 
-Gu and Tresp 2017, Algorithm 3; METHODS 1.23.
+Gu and Tresp 2017, Algorithm 3; docs/methods/perturbed.md.
 """
 
 from __future__ import annotations

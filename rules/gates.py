@@ -1,4 +1,4 @@
-"""Backward passes that gate the cotangent at rectifiers. Nie 2018 Eq. 1-2; METHODS 0.5."""
+"""Backward passes that gate the cotangent at rectifiers. Nie 2018 Eq. 1-2; docs/methods/gated.md."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def tangent(site: Site, g: Emit) -> Local:
 
 def gates(relu: Rule, clip: Rule, options: Options) -> Rules:
     """The gradient with the gate at the nodes that `gate` names: "relu" (Relu and Max(x, 0), as the hooks of
-    captum and zennit see a network), "rectifiers" (those and Clip(0, high), as METHODS 0.5), "activations"
+    captum and zennit see a network), "rectifiers" (those and Clip(0, high)), "activations"
     (smooth ones too: max(ct, 0) f'). lrn="pass" lets the cotangent through LRN unchanged. Other non-linear nodes keep
     their derivative, which is recorded."""
     pairs: dict[Match, Rule] = {LIKE_RELU: gated(relu, by=rectify)}

@@ -1,4 +1,5 @@
-"""What two generators disagree on: a picture with the same answer, and one with another. Ayyar et al. 2021 Eq. 27."""
+"""Explanation by two generators: one makes a picture of the same class, one of another class; the map is where the
+two pictures differ. Ayyar et al. 2021 Eq. 27."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of the input with parts taken away, in one graph: occlusion windows and the random masks of RISE."""
+"""Occlusion and RISE in one graph: the score of copies of the input that a window or a random mask partly covers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation and deep Taylor decomposition as methods: data over rules. METHODS 1.10, 1.11."""
+"""Layer-wise relevance propagation and deep Taylor decomposition as methods: data over rules. docs/methods/lrp.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is optimised: the network at an input that is not the one it was given, and the loss of a mask."""
+"""The network at another input than the file is given, for methods that optimise one; and the loss of a mask."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def deletion(stage: Stage, target: Target) -> list[Result]:
     m = 1 keeps all of x. ∂ are differences of neighbouring cells; |.| has the slope 0 at 0. The class of target -1 is
     the top one of x, not of Φ.
 
-    Fong & Vedaldi 2017 section 4; METHODS 1.29. TargetError for an input without spatial axes or a head that does not
-    depend on it; OptionError for score="probability" of a head that is no logit.
+    Fong & Vedaldi 2017 section 4; docs/methods/perturbed.md. TargetError for an input without spatial axes or a head
+    that does not depend on it; OptionError for score="probability" of a head that is no logit.
     """
     g, x = stage.g, only_input(stage, "a mask is one")
     axes = _spatial(stage, x)

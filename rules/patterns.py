@@ -76,7 +76,7 @@ def pattern_net(options: Options) -> Rules:
     refuses. LRN passes the cotangent unchanged. Products of two activations, and operators that are not listed, keep
     their gradient, which is recorded.
 
-    Raises OptionError for patterns= that are missing or no Patterns. Source: METHODS 1.17.
+    Raises OptionError for patterns= that are missing or no Patterns. Source: docs/methods/patterns.md.
     """
     return _rules(options, lambda g, w, a: a)
 
@@ -85,7 +85,7 @@ def pattern_attribution(options: Options) -> Rules:
     """As `pattern_net` with W ⊙ A in place of the weight: the signal's share in the output, ct ⊙ of it kept apart by
     input. wᵀa = 1, so that an affine node passes on exactly what it gets, but for what falls on zero padding.
 
-    Source: METHODS 1.18.
+    Source: docs/methods/patterns.md.
     """
     return _rules(options, lambda g, w, a: g.Mul(w, a))
 

@@ -1,4 +1,5 @@
-"""Is a head mean-pooled and linear, as the original CAM needs it? The steps from a layer to the logits, one by one."""
+"""Whether a head is mean-pooled and linear, as the original CAM needs it. Each node from the layer to the logits is
+looked at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the attribution to a heat map, inside the graph. METHODS 0.7."""
+"""From the attribution to a heat map, inside the graph. docs/methods/README.md, "Post-processing"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributions averaged over a set of references. Shrikumar et al. 2017 section 3; METHODS 1.12."""
+"""Attributions averaged over a set of references. Shrikumar et al. 2017 section 3; docs/methods/deeplift.md."""
 
 from __future__ import annotations
 

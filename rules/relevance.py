@@ -2,7 +2,7 @@
 
 A rule shares out the relevance R of an output z = A x + b among its inputs, in proportion to what they put in. A
 proportion is a composition of maps that are there already: the pull of Chain(Scale(v), V, Scale(1/z)) is v ⊙ Vᵀ(R/z).
-Rules differ in the terms V v that they count as contributions. Source: METHODS 1.10.
+Rules differ in the terms V v that they count as contributions. Source: docs/methods/lrp.md, "Weighted nodes".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Relevance through nodes without weights. METHODS 0.5 and 1.10.
+"""Relevance through nodes without weights. docs/methods/lrp.md, "Other nodes".
 
 Activations pass it on unchanged, a maximum gives it to the winner, what is linear shares it out in proportion, what
 moves elements moves it along. Products are a choice: a gate and attention's probabilities are taken as constants.

@@ -1,5 +1,5 @@
 """DeepLIFT's RevealCancel: positive and negative changes go through an activation apart. Shrikumar et al. 2017 section
-3.5.3; Ayyar 2021 Eq. 22-25; METHODS 1.15.
+3.5.3; Ayyar 2021 Eq. 22-25; docs/methods/deeplift.md.
 
 The rule stands on an affine node u = W x + b and the activation y = f(u) behind it, which a view joins to one node.
 """

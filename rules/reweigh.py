@@ -1,4 +1,4 @@
-"""Other weights in a map: the step that relevance and pattern rules have in common."""
+"""The same map with other weights: relevance and pattern rules both need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secants and derivatives of one operand: what the chords of DeepLIFT are made of."""
+"""Secants and derivatives of one operand, of which DeepLIFT makes its chords."""
 
 from __future__ import annotations
 

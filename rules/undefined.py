@@ -1,7 +1,8 @@
-"""Chords where a value is not finite: in the branch that a Where leaves, or at the reference (0 is the usual one).
+"""DeepLIFT's chords where a value is not finite. Such values occur in the branch that a Where does not take, and at
+the reference: log 0, 1/0.
 
-DeepLIFT needs the change of every value. An infinite value counts as a large number, NaN as 0 (`Emit.finite`), at every
-node that the value comes by: changes stay consistent from node to node, and the contributions sum up as they always do.
+DeepLIFT needs the change of every value. An infinite value counts as a large number (2^64 in float32), NaN as 0
+(`Emit.finite`). Every node that reads the value counts it alike, so the contributions still sum to the change.
 Only nodes that `rewriter.singular` finds are written in this form.
 """
 

@@ -71,7 +71,7 @@ def compile(
         for behind a trailing Softmax, LogSoftmax or Sigmoid), "prob", "logprob", or the name of any tensor.
     inputs: which inputs get an attribution; the first floating-point one of the highest rank by default. Of an
         integer input the floating-point tensor is explained that a Cast, Gather or OneHot makes of it.
-    reduce: adds a `heatmap`: readouts joined by commas, such as "maxabs" or "sum,sym" (METHODS 0.7).
+    reduce: adds a `heatmap`: readouts joined by commas, such as "maxabs" or "sum,sym" (docs/methods/README.md).
     shapes: fixes symbolic sizes of inputs, {"image": ["N", 3, 224, 224]}; photos are brought to them.
     preprocessing, labels: stored in the file for whoever feeds it pictures; see `describe`.
     lowering: the forms that the file is written in: "portable", or those of one provider ("cpu", "cuda", "tensorrt",

@@ -1,4 +1,4 @@
-"""Operands that are known before anything runs, against what their operator allows.
+"""Constant operands (pads, scales, axes) are checked against what their operator allows.
 
 Pads, scales, axes and the like come as tensors: neither the schema nor onnx's checker looks into them, and shape
 inference only at some. Whoever reads them later may rely on their numbers and ranges.

@@ -1,4 +1,4 @@
-"""Numbers become floating-point once, at the input."""
+"""Integer pixels become floating-point numbers once, at the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tangent of every operator: y = f(x) near the recorded x. METHODS 0.4; one operator family a file.
+"""The tangent of every operator: y = f(x) near the recorded x. docs/methods/gradient.md; one operator family a file.
 
 Importing the package fills GRADIENT, the base of every other rule set.
 """

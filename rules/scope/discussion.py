@@ -1,4 +1,7 @@
-"""Pixel discussions and votes: which class every pixel argues for. Navarrete et al. Eq. 17-18; METHODS 1.28."""
+"""Pixel discussions and votes: which class every pixel argues for. Navarrete et al. Eq. 17-18.
+
+See docs/methods/linearscope.md, "Discussions and votes".
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What flows where in the frozen network: the steps that reach the head, and the images of the biases.
+"""The steps of the frozen network that reach the head, and the constants that its biases become at the gates.
 
 Navarrete et al. Eq. 17 writes F_i for the part of the network from the input to the output of gate i, and b̂_i for the
-bias of layer i behind that gate. METHODS 1.28 and error 35 of the paper say what that is where other nodes lie
-between a bias and its gate, or where there is no gate.
+bias of layer i behind that gate. docs/methods/linearscope.md, "Discussions and votes", says what that is where other
+nodes lie between a bias and its gate, or where there is no gate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every node frozen at x0: y = A(x0) x + c(x0), with y = h(x0) at x = x0. METHODS 1.24.
+"""Every node frozen at x0: y = A(x0) x + c(x0), with y = h(x0) at x = x0. docs/methods/linearscope.md.
 
 The maps and offsets of all nodes compose to the network's linear interpreter y = F(x0) x + r(x0) (Navarrete et al.
 section 3, Eq. 3). What selects, gates or normalises is taken at x0; the rest is linear already.

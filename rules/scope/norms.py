@@ -1,4 +1,4 @@
-"""Normalisations with their statistics taken at x0. METHODS 1.24; error 36 of the paper.
+"""Normalisations with their statistics taken at x0. docs/methods/linearscope.md.
 
 "stats" freezes mean and deviation, as the text says: A is diagonal. "std" freezes the deviation alone; the mean stays
 linear, so that every element reaches every other one.

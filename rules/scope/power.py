@@ -1,6 +1,6 @@
 """Singular triplets of the frozen network in one file: power iteration in an ONNX Loop.
 
-Navarrete et al. Algorithm 1 for a block of k vectors, corrected (errors 28-32 of the paper, METHODS 1.26):
+Navarrete et al. Algorithm 1 for a block of k vectors, corrected (docs/methods/linearscope.md, "Decisions"):
 
     W = F'F V - m P;   V = Q R^-1, P = V R^-1, where W = Q R by Gram-Schmidt;   σ = ‖F v‖
 

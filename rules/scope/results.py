@@ -1,6 +1,6 @@
-"""What the linear interpreter is asked for: rows and columns of F, the residual, contributions of biases.
+"""Results of the linear interpreter: columns of F, the residual, contributions of input and biases.
 
-Navarrete et al. sections 3 to 5; METHODS 1.24 to 1.28.
+Navarrete et al. sections 3 to 5; docs/methods/linearscope.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def each(g: Emit, rows: Sequence[Value], probes: int, run: Callable[[Sequence[Va
 
 def columns(stage: Stage, target: Target) -> list[Result]:
     """Input `tangent` (K, ...) of the input's shape -> `response` F tangent (K, ...) of the output's: with unit
-    pictures the columns of F, its projective filters (METHODS 1.25). One primal x0 for all of them."""
+    pictures the columns of F, its projective filters (docs/methods/linearscope.md). One primal x0 for all of them."""
     vet_leading(stage.graph, stage.head, "F, column by column,")
     g, probes = stage.g, int(stage.options["probes"])
     lead = probes or "K"
@@ -105,8 +105,8 @@ def residual(stage: Stage, target: Target) -> list[Result]:
 
 def contributions(stage: Stage, target: Target) -> list[Result]:
     """`contributions` (rows, terms): z_c = Σ terms, the share F_c x0 of the input first, then ⟨q_t, κ_t⟩ of every
-    node t with a constant part κ_t, q_t the sensitivity of z_c to it: one backward pass (METHODS 1.27; Theorem 1 for
-    any graph). The card's option `terms` names them."""
+    node t with a constant part κ_t, q_t the sensitivity of z_c to it: one backward pass (Theorem 1 for any graph;
+    docs/methods/linearscope.md, "Contributions"). The card's option `terms` names them."""
     g, tape = stage.g, frozen(stage)
     found = begin(stage, target)
     rows: list[Value] = []

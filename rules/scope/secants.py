@@ -1,4 +1,4 @@
-"""Smooth activations as lines from the origin, or from h(0). METHODS 1.24; errors 37 and 38 of the paper."""
+"""Smooth activations as lines from the origin, or from h(0). docs/methods/linearscope.md."""
 
 from __future__ import annotations
 

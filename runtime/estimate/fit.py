@@ -106,7 +106,7 @@ def fit_patterns(
 def gather(
     model: Model, images: Images, *, plan: Plan | None = None, **reading: Unpack[Reading]
 ) -> Statistics:
-    """The sufficient statistics of every weighted node over the pictures, in one pass (METHODS 1.19).
+    """The sufficient statistics of every weighted node over the pictures, in one pass (docs/methods/patterns.md).
 
     Pictures are run one at a time: the forward pass of a picture then does not depend on its neighbours, down to the
     last bit. Its float32 activations are summed in float64 inside the graph, and the pictures' sums in about 106 bits

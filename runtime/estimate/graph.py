@@ -130,7 +130,7 @@ def _nodes(view: Graph, x: Value, goal: Value) -> tuple[list[Node], dict[str, La
 
 
 def _sums(g: Emit, node: Node, layout: Layout) -> tuple[Value, Value]:
-    """One product carries all sums: rows y, y⁺, [y > 0] and 1, columns x and 1. (METHODS 1.19)"""
+    """One product carries all sums: rows y, y⁺, [y > 0] and 1, columns x and 1. (docs/methods/patterns.md)"""
     u, y = samples_of(g, node, layout)
     above = g.Cast(g.Greater(y, g.number(0.0, y)), to=TensorProto.DOUBLE)
     ones = g.Slice(u, g.ints(layout.inputs), g.ints(layout.inputs + 1), g.ints(1))

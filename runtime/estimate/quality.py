@@ -58,7 +58,7 @@ def rho(above: Array, below: Array, train: Part, test: Part, ridge: float | None
 
     1: nothing of the output is left in the distractor. For S(x) = x there is none, ρ is 0/0. In sample, linear and
     plus-minus give 1 by construction, so `train` and `test` must not be what S was fitted on. NaN where wᵀx or the
-    distractor does not vary. Source: Kindermans et al. 2017 Eq. 1; METHODS 1.20, section 3 item 17.
+    distractor does not vary. Source: Kindermans et al. 2017 Eq. 1; docs/methods/patterns.md, "Quality".
     """
 
     def distractor(part: Part) -> Array:

@@ -61,10 +61,10 @@ def solve(moments: Moments, estimator: str) -> tuple[Array, Array, Array]:
 
     linear: a = cov[x, y] / wᵀcov[x, y]. plus: (E₊[xy] - E₊[x] E[y]) / wᵀ(...), Eq. 7; E[y] is over all samples.
     minus: the same over y <= 0. plus-within, minus-within: E₊[y] or E₋[y] in place of E[y], the covariance inside
-    the regime, which is right also where the distractor has a mean (METHODS section 3, 15). Where the denominator
+    the regime, which is right also where the distractor has a mean (docs/methods/patterns.md). Where the denominator
     is 0 the numerator stays as it is: 0 for a neuron that is never on. Its deviation counts as 0.
 
-    Source: Kindermans et al. 2017 Eq. 5, 7; METHODS 1.19.
+    Source: Kindermans et al. 2017 Eq. 5, 7; docs/methods/patterns.md, "Estimators".
     """
     regimes = means(moments)
     here, centre = (regimes[name] for name in REGIMES[estimator])

@@ -73,7 +73,7 @@ class Moments:
 
 @dataclass
 class Statistics:
-    """Sufficient statistics of a model over pictures, of which `indices` are counted so far (METHODS 1.19).
+    """Sufficient statistics of a model over pictures, of which `indices` are counted so far (docs/methods/patterns.md).
 
     about: what makes statistics comparable, equal in every shard: sha256 of the model, hash and number of the
     pictures, preprocessing, what is explained. skipped: node -> why it has no patterns.

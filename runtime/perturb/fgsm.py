@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 
 SWEEP = tuple(step / 255 for step in (0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
-"""Of the pixels' range: a quarter of a grey level to eight (METHODS 1.31)."""
+"""Of the pixels' range: a quarter of a grey level to eight (docs/methods/perturbed.md)."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ RIDGE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """One normal distribution of patch × patch pixels, wherever they lie in a picture (Zintgraf 2017, METHODS 1.21).
+    """One normal distribution of patch × patch pixels, wherever they lie in a picture (Zintgraf 2017).
 
     mu (groups, D) and cov (groups, D, D), float64: one group a channel, D = patch², where channels are independent;
     one group of all, D = channels patch², where they are joint; pixels in the order channel, row, column. low, high:

@@ -32,9 +32,9 @@ FLAT = 1e-12
 
 @dataclass(frozen=True)
 class Patches:
-    """What is fitted. patch: side of a patch in pixels (METHODS 1.21: 18). patches: how many, dealt evenly to the
-    pictures, at random places in each. joint: one covariance of all channels instead of one a channel. OptionError for
-    numbers that make no sense."""
+    """What is fitted. patch: side of a patch in pixels (18, as docs/methods/perturbed.md says). patches: how many,
+    dealt evenly to the pictures, at random places in each. joint: one covariance of all channels instead of one a
+    channel. OptionError for numbers that make no sense."""
 
     patch: int = 18
     patches: int = 20_000

@@ -47,7 +47,7 @@ class Ascent:
 
     Lengths are those of one sample, and one of 0 is not divided by. Gu 2017 Eq. 1 is norm=p, decay=0, Eq. 2 decay=λ,
     Eq. 3 the rest (the operator r_θ), and Eq. 4 is Eq. 2 for the code of a generator. The papers give no numbers
-    (METHODS 1.30).
+    (docs/methods/perturbed.md).
     """
 
     steps: int = 200

@@ -182,8 +182,8 @@ def delete(of: Objective, c: int, tell: Callable[[], None] = lambda: None) -> De
     Adam from the smallest centred disc that takes away 99 % of what deleting everything does (from 1/2 where that
     takes nothing away), the mask clipped to [0, 1] after every step; at each the image and what shows through are moved
     by a random whole number of pixels, borders repeated, so that the mask fits no artefact of one position
-    [Fong & Vedaldi 2017 section 4; METHODS 1.29]. tell: called after every forward pass. `prober.forwards` counts an
-    iteration as one, and a disc as one. ModelError where the loss is not finite.
+    [Fong & Vedaldi 2017 section 4; docs/methods/perturbed.md]. tell: called after every forward pass.
+    `prober.forwards` counts an iteration as one, and a disc as one. ModelError where the loss is not finite.
     """
 
     def counted() -> None:

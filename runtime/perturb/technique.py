@@ -70,9 +70,9 @@ class Technique:
     raises OptionError for values out of range. forwards: (prober, settings) -> how many copies will be evaluated,
     known before any is (raises OptionError where the settings do not fit the image). run: (prober, settings, classes,
     tell) -> maps (len(classes), height, width), positive where the pixel speaks for the class, or `Drawn`. display:
-    readout of pictures (METHODS 0.7). cost: forward passes, in words. lighter: what makes it fit a budget, the first
-    preferred. per_class: forwards are those of one class, and every class takes them. trial: settings -> those whose
-    forwards take as long as most of the work, for a trial; None: the same."""
+    readout of pictures (docs/methods/README.md). cost: forward passes, in words. lighter: what makes it fit a budget,
+    the first preferred. per_class: forwards are those of one class, and every class takes them. trial: settings ->
+    those whose forwards take as long as most of the work, for a trial; None: the same."""
 
     name: str
     title: str

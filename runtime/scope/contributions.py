@@ -1,4 +1,7 @@
-"""What input and biases contribute to one score. Navarrete et al. Theorem 1, Fig. 4, Tables 3 and 4; METHODS 1.27."""
+"""What input and biases contribute to one score.
+
+Navarrete et al. Theorem 1, Fig. 4, Tables 3 and 4; docs/methods/linearscope.md, "Contributions".
+"""
 
 from __future__ import annotations
 

@@ -227,7 +227,8 @@ class Interpreter:
         """The pixel discussion of one score (*x): what every input entry contributes, biases taken back to the input.
 
         variant: "classwise", or as printed "paper" or "eq18", with a warning; scale: "score", "shift" or "none"
-        (METHODS 1.28; the options of `linearscope.pixel-discussion`). target as in `contributions`.
+        (docs/methods/linearscope.md, "Discussions and votes"; the options of `linearscope.pixel-discussion`). target
+        as in `contributions`.
         """
         file = self.system.file("pixel-discussion", variant=variant, scale=scale)
         found = file(self.system.x0, target=self._target(target)).attributions

@@ -1,6 +1,6 @@
 """Singular value decomposition of F without F: power iteration with momentum and deflation, or Lanczos.
 
-Navarrete et al., Algorithm 1, with the corrections of METHODS 1.26 (errors 28 to 32).
+Navarrete et al., Algorithm 1, corrected (docs/methods/linearscope.md, "Singular vectors").
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ METHODS = ("power", "lanczos")
 BLOCK_STEPS = 20
 """Steps of the two-vector iteration that finds an automatic momentum."""
 CAUTION = 0.81
-"""The automatic momentum over its optimum σ₂⁴/4, as σ₂ is only estimated: 0.9 of σ₂² (measured: METHODS 1.26)."""
+"""The automatic momentum over its optimum σ₂⁴/4, as σ₂ is only estimated: 0.9 of σ₂².
+Measured in docs/methods/linearscope.md, "Singular vectors"."""
 SAFELY = 0.5
 """Of the tolerance, for each triplet: the others spoil it a little."""
 ZERO = 1e-6

@@ -1,4 +1,4 @@
-"""Which class every pixel votes for. Navarrete et al. Figs. 3, 9 and 10; METHODS 1.28."""
+"""Which class every pixel votes for. Navarrete et al. Figs. 3, 9 and 10; docs/methods/linearscope.md."""
 
 from __future__ import annotations
 

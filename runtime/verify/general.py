@@ -21,13 +21,13 @@ from .subject import Floats, Subject
 from .surgery import first_trip, foreign, forward_part, loop_of
 
 ROUNDING = 1e-5
-"""Of outputs that fused kernels may round differently (METHODS 6.1)."""
+"""Of outputs that fused kernels may round differently (docs/methods/README.md, "Tolerances")."""
 
 SAME = 1e-4
-"""Of maps that should be equal and are computed in another order: float32 rounding of a deep net (METHODS 6.2)."""
+"""Of maps that should be equal and are computed in another order: rounding of a deep net (docs/methods/README.md)."""
 
 BLURRED = 1e-3
-"""The same for relevance, whose quotients R/z enlarge rounding where z is next to 0 (METHODS 6.2)."""
+"""The same for relevance, whose quotients R/z enlarge rounding where z is next to 0 (docs/methods/README.md)."""
 
 
 @check("forward unchanged, to the bit")

@@ -23,7 +23,7 @@ GRID = 256
 """Points at which the path of integrated gradients is looked at, at most."""
 
 DELTA = 1e-3
-"""Of summation to delta, relative (METHODS 6.7 in float32)."""
+"""Of summation to delta, relative (docs/methods/README.md, "Tolerances")."""
 
 CONSERVED = 1e-3
 """Of conservation, relative to the relevance there is: float32, ε = 1e-6."""
@@ -160,7 +160,7 @@ def begun(subject: Subject, shot: Shot, *, positive: bool = False) -> Floats:
 
 @check("Σ R = z_c")
 def conservation(subject: Subject) -> Outcome:
-    """LRP: Σ R = z_c. Bounded where METHODS 1.10 promises it, else the share that arrives is reported."""
+    """LRP: Σ R = z_c. Bounded where docs/methods/lrp.md promises it, else the share that arrives is reported."""
     shares, errors = [], []
     for case in subject.probes:
         shot = subject.shoot(case)

@@ -89,8 +89,8 @@ def test_toy_without_a_mean(estimator: str) -> None:
 
 
 def test_toy_with_a_mean_misleads_equation_seven() -> None:
-    """METHODS section 3, 15: with E[ε] = mu, Eq. 7 gives (1 + k mu, k mu), k = E₊[y] / E₊[y²] (3/2 for uniform y); the
-    covariance over all samples, or inside y > 0, still gives (1, 0)."""
+    """docs/methods/patterns.md: with E[ε] = mu, Eq. 7 gives (1 + k mu, k mu), k = E₊[y] / E₊[y²] (3/2 for uniform y);
+    the covariance over all samples, or inside y > 0, still gives (1, 0)."""
     model, x, k = toy(1.0)
     arrays = fit_patterns(model, x, raw_input=True).arrays["neuron"]
     np.testing.assert_allclose(arrays["plus"], [[1.0 + k, k]], rtol=1e-12)
@@ -165,7 +165,7 @@ def taps(
 
 
 def by_hand(op: str, attrs: dict[str, Any], w: Array, x: Array, y: Array) -> dict[str, Array]:
-    """The sums of METHODS 1.19, a sample at a time; in the layout (channel out, channel in of the group, k...)."""
+    """The sums of docs/methods/patterns.md, a sample at a time; layout (channel out, channel in of the group, k...)."""
     group, count = attrs.get("group", 1), x.ndim - 2
     per_out, per_in = y.shape[1] // group, x.shape[1] // group
     kernel = w.shape[2:]

@@ -72,7 +72,7 @@ def test_the_estimators_are_told_apart() -> None:
 
 
 def test_a_mean_misleads_equation_seven_inside() -> None:
-    """METHODS section 3, 15 and 17: over all samples Eq. 7 looks as good as the others, inside y > 0 it does not."""
+    """docs/methods/patterns.md: over all samples Eq. 7 looks as good as the others, inside y > 0 it does not."""
     model, x = toy(3.0, 900)
     found = {q.signal: q for q in quality(model, x, raw_input=True)}
     assert found["plus-minus"].inside[0] < 0.3

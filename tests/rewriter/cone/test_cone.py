@@ -193,7 +193,7 @@ def test_a_file_says_which_windows_go_together() -> None:
 
 
 def test_vgg_is_bounded_by_ten_times() -> None:
-    """LOWERING's count for one crop a layer is 7.7 on VGG-16; cutting at the border and by residue saves more."""
+    """The textbook count for one crop a layer is 7.7 on VGG-16; cutting at the border and by residue saves more."""
     of = scored(load(vgg(16, width=0.125)))
     one, many = (compile_cone(of, (10, 10), groups).plan.macs for groups in ((1, 1), (8, 8)))
     full = compile_cone(of, (10, 10)).plan.macs_full

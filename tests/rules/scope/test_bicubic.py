@@ -1,4 +1,6 @@
-"""Bicubic interpolation as a network (Navarrete et al. Fig. 11; METHODS 2.4, L9): F is known without any model.
+"""Bicubic interpolation as a network (docs/methods/linearscope.md): F is known without any model.
+
+Navarrete et al. Fig. 11.
 
 Tolerance: 1e-6. The weights of cubic interpolation are float32 numbers of size 1 (measured: 2.4e-7)."""
 

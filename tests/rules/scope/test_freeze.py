@@ -1,5 +1,6 @@
-"""Every node frozen at x0 against y1 = A(x0) x1 + c(x0) written out in float64 (METHODS 1.24). `Frozen` checks y1 = y0
-at x1 = x0, affinity and adjointness of each. Tolerance: 1e-5 of the largest slope and offset, float32 (measured: 3e-7).
+"""Every node frozen at x0 against y1 = A(x0) x1 + c(x0) written out in float64 (docs/methods/linearscope.md).
+`Frozen` checks y1 = y0 at x1 = x0, affinity and adjointness of each. Tolerance: 1e-5 of the largest slope and offset,
+float32 (measured: 3e-7).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LinearScope against stored float64 systems of small nets, and as identities on real ones (METHODS section 6, 13).
+"""LinearScope against stored float64 systems of small nets, and as identities on real ones.
 
 Stored: 1e-4 of the largest element is accepted, which no wrong mask or bias gets through (measured: up to 6e-7).
 Identities on real nets: 1e-5 of what is added up (measured: up to 5e-7).

@@ -1,4 +1,4 @@
-"""Normalisations frozen at x0, in float64 (METHODS 1.24): stats, (x1 - μ(x0)) / s(x0) γ + β, and std,
+"""Normalisations frozen at x0, in float64 (docs/methods/linearscope.md): stats, (x1 - μ(x0)) / s(x0) γ + β, and std,
 (x1 - μ(x1)) / s(x0) γ + β. Tolerance: 1e-5 of the largest slope and offset, float32 (measured: 5e-7)."""
 
 from __future__ import annotations
@@ -164,9 +164,9 @@ def test_a_scale_that_is_an_activation_is_refused() -> None:
 
 
 def test_i2i_is_local_with_stats_and_global_with_std() -> None:
-    """METHODS section 3, 36. InstanceNorm with mean and deviation taken at x0 is diagonal, so F keeps the receptive
-    field of the convolutions: 0.36 of its entries are not 0. With the mean linear every pixel reaches every other one:
-    1.00. Entries outside the field are exact zeros; ±0.01 for those that nearly cancel."""
+    """docs/methods/linearscope.md: InstanceNorm with mean and deviation taken at x0 is diagonal, so F keeps the
+    receptive field of the convolutions: 0.36 of its entries are not 0. With the mean linear every pixel reaches every
+    other one: 1.00. Entries outside the field are exact zeros; ±0.01 for those that nearly cancel."""
     for norm, share in (("stats", 0.36), ("std", 1.0)):
         f = matrix("i2i", norm)
         assert abs(float((f != 0).mean()) - share) < 0.01

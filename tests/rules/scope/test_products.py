@@ -1,5 +1,5 @@
 """Products of activations, gates, attention, denominators and other smooth nodes frozen at x0, in float64.
-METHODS 1.24. Tolerance: 1e-5 of the largest slope and offset, float32 (measured: 3e-7)."""
+docs/methods/linearscope.md. Tolerance: 1e-5 of the largest slope and offset, float32 (measured: 3e-7)."""
 
 from __future__ import annotations
 

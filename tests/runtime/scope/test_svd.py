@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same() -> None:
 
 
 def test_momentum_saves_steps() -> None:
-    """σ = 1, 0.98, ...: the figures of METHODS 1.26 are 163 steps without and 33 with the best momentum."""
+    """σ = 1, 0.98, ...: 163 steps without and 33 with the best momentum (docs/methods/linearscope.md)."""
     values = [1.0, 0.98, *np.linspace(0.9, 0.1, 18)]
     plain, best = (decompose(spectrum(values), settings(k=1, momentum=m)) for m in (0.0, 0.98**4 / 4))
     assert plain.values[0] == pytest.approx(1.0, rel=1e-6) and best.values[0] == pytest.approx(1.0, rel=1e-6)

@@ -17,6 +17,7 @@ from ..session import run
 from ..telling import NOT_FINITE, ZERO
 from .cases import Array, Case
 from .outcome import NotApplicable, Outcome, check, judged, reported, within
+from .sound import unsound
 from .subject import Floats, Subject
 from .surgery import first_trip, foreign, forward_part, loop_of
 
@@ -120,9 +121,14 @@ def _relative(a: Array, b: Array) -> float:
 
 
 def distance(a: Floats, b: Floats) -> float:
-    """max |a - b| / max |b|, absolute where b is 0; infinite where either is not finite."""
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return 0.0 if np.array_equal(a, b, equal_nan=True) else float("inf")
+    """max |a - b| / max |b|, absolute where b is 0; over the finite elements. Infinite where others differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not finite.all():
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return float("inf")
+        a, b = a[finite], b[finite]
     off = float(np.max(np.abs(a - b), initial=0.0))
     size = float(np.max(np.abs(b), initial=0.0))
     return off / size if size > 0 else off
@@ -232,14 +238,22 @@ def _same(subject: Subject) -> float:
 
 @check("no NaN or infinity")
 def finite(subject: Subject) -> Outcome:
-    """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too."""
-    bad: list[str] = []
+    """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too. Where the
+    model itself has no finite value or slope nothing can be asked of its explanation: that input is left out."""
+    bad, fine, left = list[str](), list[str](), list[str]()
     for case in subject.cases:
-        for key, value in _parts(subject.call(case.feeds, **subject.beside(case))).items():
-            count = int(np.count_nonzero(~np.isfinite(value)))
-            if count:
-                bad.append(f"{count} in {key!r} on {case.name}{_why(subject, case, NOT_FINITE)}")
-    return judged(bad, ", ".join(case.name for case in subject.cases))
+        parts = _parts(subject.call(case.feeds, **subject.beside(case)))
+        counts = {key: int(np.count_nonzero(~np.isfinite(value))) for key, value in parts.items()}
+        reason = unsound(subject, case) if any(counts.values()) else ""
+        if reason:
+            left.append(f"{case.name}: {reason}")
+            continue
+        fine.append(case.name)
+        why = _why(subject, case, NOT_FINITE) if any(counts.values()) else ""
+        bad += [f"{count} in {key!r} on {case.name}{why}" for key, count in counts.items() if count]
+    if not fine:
+        raise NotApplicable("; ".join(left))
+    return judged(bad, ", ".join(fine) + (f"; left out {'; '.join(left)}" if left else ""))
 
 
 @check("the maps say something")
@@ -340,3 +354,6 @@ GENERAL = (
     checked,
     shapes,
 )
+
+ANYWHERE = frozenset({forward_exact, forward_optimised, batch, finite, says_something, standard, checked, shapes})
+"""Those that also hold where the model is no number."""

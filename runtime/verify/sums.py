@@ -74,6 +74,8 @@ def _path(subject: Subject, shot: Shot, start: Mapping[str, Array]) -> tuple[Flo
         along = alpha.reshape(-1, *[1] * (x.ndim - 1))
         points[name] = (b + along * (x.astype(np.float64) - b)).astype(x.dtype)
     z = subject.values(shot.case.feeds, points)
+    if not np.isfinite(z).all():
+        raise NotApplicable("the model itself is not finite on the path from the baseline to the input")
     score = np.stack([shot.score(row[None]) for row in z])
     bends = np.abs(score[2:] - 2 * score[1:-1] + score[:-2]).sum(axis=0) * count / (2 * steps)
     return score[-1] - score[0], bends

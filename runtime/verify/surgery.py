@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
+from ...rewriter.respell import reseal
 from ...rewriter.split import behind, subgraph
 from ...rewriter.vetting import all_nodes
 
@@ -62,6 +63,7 @@ def exposed(model: onnx.ModelProto, tensor: str, own: int, x: str) -> tuple[onnx
         loop.output.append(HEAD)
     del copy.graph.output[:]
     copy.graph.output.extend([*outputs[:own], onnx.ValueInfoProto(name=name), *outputs[own:]])
+    reseal(copy, model)
     return copy, name
 
 
@@ -75,6 +77,7 @@ def first_trip(model: onnx.ModelProto) -> onnx.ModelProto:
     assert loop is not None
     copy.graph.initializer.append(helper.make_tensor("verify/one", TensorProto.INT64, [], [1]))
     loop.input[0] = "verify/one"
+    reseal(copy, model)
     return copy
 
 

@@ -47,6 +47,7 @@ def forward_optimised(subject: Subject) -> Outcome:
 
 
 def _forward(subject: Subject, gap: float, bound: float, how: str) -> Outcome:
+    bound = subject.bound(bound)
     if subject.source is not None:
         return within(gap, bound, "the file against the original model")
     outcome = within(gap, bound, f"the file against its own forward part; {_proof(subject.card.proof)}")
@@ -233,7 +234,7 @@ def _reversed(value: Floats, rows: int) -> Floats:
 
 
 def _same(subject: Subject) -> float:
-    return BLURRED if subject.card.method.startswith(("lrp.", "deep-taylor")) else SAME
+    return subject.bound(BLURRED if subject.card.method.startswith(("lrp.", "deep-taylor")) else SAME)
 
 
 @check("no NaN or infinity")

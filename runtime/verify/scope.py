@@ -31,7 +31,7 @@ def affine(subject: Subject) -> Outcome:
         fx, r, z = parts
         size = np.abs(fx).max() + np.abs(r).max() + np.abs(z).max()
         worst = max(worst, float(np.abs(fx + r - z).max() / (size or 1.0)))
-    return within(worst, SAME, f"with {other.card.method} of the original" if other else "with F = 0")
+    return within(worst, subject.bound(SAME), f"with {other.card.method} of the original" if other else "with F = 0")
 
 
 def _other(subject: Subject, name: str) -> Explainer | None:
@@ -103,7 +103,7 @@ def linear_tangent(subject: Subject) -> Outcome:
     first, second, joint = (_wide(_response(subject, case, v)) for v in (t, u, both))
     size = float(np.abs(first).max() + 2 * np.abs(second).max()) or 1.0
     worst = float(np.abs(joint - first - 2 * second).max()) / size
-    return within(worst, SAME, "random tangents")
+    return within(worst, subject.bound(SAME), "random tangents")
 
 
 @check("F 0 = 0")
@@ -126,7 +126,7 @@ def summed(subject: Subject) -> Outcome:
         scale = np.abs(found).sum(axis=1)
         error = np.abs(found.sum(axis=1) - shot.value) / np.where(scale == 0, 1, scale)
         worst = max(worst, float(error.max()))
-    return within(worst, SAME, f"{len(subject.card.options.get('terms', ()))} terms")
+    return within(worst, subject.bound(SAME), f"{len(subject.card.options.get('terms', ()))} terms")
 
 
 @check("y([x; x]) = [y; y]")
@@ -137,7 +137,7 @@ def pairs_agree(subject: Subject) -> Outcome:
         x0 = {name: value[: len(value) // 2] for name, value in case.feeds.items()}
         first, second = _halves(subject, case, x0, x0)
         worst = max(worst, distance(second, first))
-    return within(worst, SAME, f"{len(subject.probes)} inputs")
+    return within(worst, subject.bound(SAME), f"{len(subject.probes)} inputs")
 
 
 @check("affine in x1")
@@ -157,7 +157,7 @@ def pairs_affine(subject: Subject) -> Outcome:
     ]
     both, one, other, none = (_halves(subject, case, x0, x1)[1] for x1 in moved)
     size = sum(float(np.abs(v).max()) for v in (both, one, other, none)) or 1.0
-    return within(float(np.abs(both - one - other + none).max()) / size, SAME, "random pictures")
+    return within(float(np.abs(both - one - other + none).max()) / size, subject.bound(SAME), "random pictures")
 
 
 def _halves(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ...rewriter.errors import ExplainError
+from ..explainer import Explainer
 from .cases import Array, Case, Maker
 from .outcome import NotApplicable
 from .subject import Floats, Subject
 from .sums import references
+from .surgery import finiteness, loop_of, searches
 
 RANDOM = 3
 """Inputs that are drawn."""
@@ -49,7 +51,7 @@ def unsound(subject: Subject, case: Case) -> str:
     """Why no finite map can be asked for at this input: z is not finite at it, at the reference or at a point of the
     method's own, or has no finite slope. "" where none of it holds."""
     return (
-        undefined(subject, case) or _at_reference(subject, case) or _on_a_trip(subject, case) or _steep(subject, case)
+        undefined(subject, case) or _at_reference(subject, case) or _elsewhere(subject, case) or _steep(subject, case)
     )
 
 
@@ -72,15 +74,22 @@ def _at_reference(subject: Subject, case: Case) -> str:
     return "" if finite else "the model itself is not finite at the method's reference"
 
 
-def _on_a_trip(subject: Subject, case: Case) -> str:
-    """Of a method that averages: z at every point that it looks at."""
+def _elsewhere(subject: Subject, case: Case) -> str:
+    """Of a method that looks at other points: of one that averages z at all of them; of one that searches whether z is
+    no number at any of the inputs."""
+    reason = "the model itself is not finite at a point of the method's own"
     try:
-        explainer, name = subject._probe
-        z = subject._ask(explainer, case.feeds, -1, {**subject.more, **subject.beside(case)}).outputs[name]
+        if searches(subject.model, subject.own):
+            return reason if any(undefined(subject, other) for other in subject.cases) else ""
+        if loop_of(subject.model) is None:
+            return ""
+        model, name = finiteness(subject.model, subject.head)
+        explainer = Explainer(model, subject.card, providers=subject.providers, threads=subject.threads)
+        explainer.tells = False
+        found = subject._ask(explainer, case.feeds, -1, {**subject.more, **subject.beside(case)}).outputs[name]
     except (ExplainError, NotApplicable):
         return ""
-    finite = np.isfinite(np.asarray(z, np.float64)).all()
-    return "" if finite else "the model itself is not finite at a point of the method's own"
+    return "" if np.isfinite(np.asarray(found, np.float64)).all() else reason
 
 
 def _steep(subject: Subject, case: Case) -> str:

@@ -129,6 +129,12 @@ class Subject:
     def free(self) -> bool:
         return not isinstance(self.lead, int)
 
+    def bound(self, least: float) -> float:
+        """A bound for numbers of the file's type: stated for float32, and 8 units in the last place at least. In
+        float16, which onnxruntime's CPU kernels compute in float32, a tensor that is kept is rounded once more."""
+        kinds = [slot.dtype for slot in self.slots if slot.explained]
+        return max(least, *(8 * float(np.finfo(kind).eps) for kind in kinds if kind.itemsize == 2), least)
+
     def rng(self) -> np.random.Generator:
         return np.random.default_rng(self.seed)
 

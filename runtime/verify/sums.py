@@ -56,7 +56,7 @@ def completeness(subject: Subject) -> Outcome:
     for case in subject.probes:
         shot, start = subject.shoot(case), references(subject, case)
         gap, bends = _path(subject, shot, start)
-        bound = 2 * bends + 1e-4 * np.abs(shot.value) + 1e-5 * mass(subject, shot)
+        bound = 2 * bends + subject.bound(1e-4) * np.abs(shot.value) + subject.bound(1e-5) * mass(subject, shot)
         pairs.append((np.abs(total(subject, shot) - gap), bound, np.abs(gap)))
     return _worst(pairs)
 
@@ -90,7 +90,7 @@ def summation_to_delta(subject: Subject) -> Outcome:
         before = np.mean([shot.score(z) for z in _references(subject, case)], axis=0)
         gap = shot.value - before
         size = np.abs(shot.value) + np.abs(before) + mass(subject, shot)
-        pairs.append((np.abs(total(subject, shot) - gap), DELTA * np.abs(gap) + 1e-5 * size, np.abs(gap)))
+        pairs.append((np.abs(total(subject, shot) - gap), subject.bound(DELTA) * np.abs(gap) + subject.bound(1e-5) * size, np.abs(gap)))
     return _worst(pairs)
 
 
@@ -174,7 +174,7 @@ def conservation(subject: Subject) -> Outcome:
     reason = _conserves(subject)
     if reason:
         return reported(max(abs(share - 1) for share in shares), f"{shown}; no bound: {reason}")
-    return within(max(errors), CONSERVED, shown)
+    return within(max(errors), subject.bound(CONSERVED), shown)
 
 
 CONSERVATIVE = frozenset({"lrp.zero", "lrp.epsilon", "lrp.gamma", "lrp.z-plus", "lrp.epsilon-plus"})
@@ -264,4 +264,4 @@ def no_more_than_began(subject: Subject) -> Outcome:
         worst = max(worst, float(np.max((arrived - start) / scale)))
         shares += list(arrived / scale)
     note, reason = f"share from {min(shares):.3g} to {max(shares):.3g}", not_rectified(subject)
-    return reported(worst, f"{note}; no bound: {reason}") if reason else within(worst, CONSERVED, note)
+    return reported(worst, f"{note}; no bound: {reason}") if reason else within(worst, subject.bound(CONSERVED), note)

@@ -20,9 +20,9 @@ NETS: Mapping[str, tuple[str, str, str]] = {
     "constants beside": (
         "float[N,4] x",
         "float[N,5] y",
-        "h = Gemm (x, v, b4) m = Max (h, b4) s = Constant <value = float[1,1] {1.0}> () n = Shape <start = 0, end = 1> (x) "
-        "i = Constant <value = int64[1] {1}> () e = Concat <axis = 0> (n, i) o = Expand (s, e) "
-        "j = Concat <axis = 1> (m, o) y = Gemm (j, w5, b)",
+        "h = Gemm (x, v, b4) m = Max (h, b4) s = Constant <value = float[1,1] {1.0}> () "
+        "n = Shape <start = 0, end = 1> (x) i = Constant <value = int64[1] {1}> () e = Concat <axis = 0> (n, i) "
+        "o = Expand (s, e) j = Concat <axis = 1> (m, o) y = Gemm (j, w5, b)",
     ),
     "log": ("float[N,4] x", "float[N,5] y", "l = Log (x) y = Gemm (l, w, b)"),
     "square root": ("float[N,4] x", "float[N,5] y", "h = Gemm (x, v, b4) s = Sqrt (h) y = Gemm (s, w, b)"),
@@ -35,7 +35,11 @@ NETS: Mapping[str, tuple[str, str, str]] = {
     "reciprocal": ("float[N,4] x", "float[N,5] y", "i = Reciprocal (x) y = Gemm (i, w, b)"),
     "steps": ("float[N,4] x", "float[N,5] y", "s = Floor (x) y = Gemm (s, w, b)"),
     "an unused input": ("float[N,4] x, float[N,3] beside", "float[N,5] y", "y = Gemm (x, w, b)"),
-    "a second input": ("float[N,4] x, float[N,4] beside", "float[N,5] y", "s = Mul (x, beside) y = Gemm (s, w, b)"),
+    "a second input": (
+        "float[N,4] x, float[N,4] beside",
+        "float[N,5] y",
+        "s = Mul (x, beside) y = Gemm (s, w, b)",
+    ),
     "kinks at zero": ("float[N,4] x", "float[N,5] y", "r = Relu (x) y = MatMul (r, w)"),
     "kinks at the probes": (
         "float[N,4] x",
@@ -60,7 +64,11 @@ NETS: Mapping[str, tuple[str, str, str]] = {
         "h = Gemm (x, v, b4) r = Relu (h) s = Add (x, r) g = Gemm (s, v, b4) q = Relu (g) t = Add (s, q) "
         "y = Gemm (t, w, b)",
     ),
-    "softmax head": ("float[N,2,6,6] x", "float[N,5] y", CONVOLVED + " z = Gemm (f, w, b) y = Softmax <axis = -1> (z)"),
+    "softmax head": (
+        "float[N,2,6,6] x",
+        "float[N,5] y",
+        CONVOLVED + " z = Gemm (f, w, b) y = Softmax <axis = -1> (z)",
+    ),
     "sigmoid head": ("float[N,2,6,6] x", "float[N,5] y", CONVOLVED + " z = Gemm (f, w, b) y = Sigmoid (z)"),
     "softmax inside": (
         "float[N,4] x",
@@ -68,7 +76,11 @@ NETS: Mapping[str, tuple[str, str, str]] = {
         "h = Gemm (x, v, b4) s = Softmax <axis = -1> (h) t = Mul (s, x) y = Gemm (t, w, b)",
     ),
     "regression": ("float[N,2,6,6] x", "float[N,1] y", CONVOLVED + " y = Gemm (f, w1, b1)"),
-    "regression to pictures": ("float[N,2,6,6] x", "float[N,4,6,6] y", "y = Conv <pads = [1, 1, 1, 1]> (x, k, kb)"),
+    "regression to pictures": (
+        "float[N,2,6,6] x",
+        "float[N,4,6,6] y",
+        "y = Conv <pads = [1, 1, 1, 1]> (x, k, kb)",
+    ),
     "a saturated head": (
         "float[N,4] x",
         "float[N,5] y",
@@ -101,7 +113,9 @@ def awkward(name: str, seed: int = 0) -> onnx.ModelProto:
     inputs, outputs, nodes = NETS[name]
     text = f'<ir_version: 10, opset_import: ["" : 18]> net ({inputs}) => ({outputs}) {{ {nodes} }}'
     model = parser.parse_model(text)
-    kind = {"d": np.float64, "float16": np.float16}.get(inputs[0] if inputs[0] == "d" else inputs[:7], np.float32)
+    kind = {"d": np.float64, "float16": np.float16}.get(
+        inputs[0] if inputs[0] == "d" else inputs[:7], np.float32
+    )
     read = {tensor for node in model.graph.node for tensor in node.input}
     rng = np.random.default_rng(seed)
     for key, shape in SHAPES.items():

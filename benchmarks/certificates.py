@@ -52,12 +52,18 @@ def hold(name: str, model: onnx.ModelProto, method: str, target: str | None, see
         except ExplainError as error:
             return Held(name, method, shown, "refused", {"": str(error)})
         found = verify(explainer, model=model, seed=seed, threads=1)
-    failed = {outcome.check: f"{outcome.measured} > {outcome.bound}: {outcome.note}" for outcome in found.outcomes if outcome.failed}
+    failed = {
+        outcome.check: f"{outcome.measured} > {outcome.bound}: {outcome.note}"
+        for outcome in found.outcomes
+        if outcome.failed
+    }
     skipped = sum(outcome.status == "not applicable" for outcome in found.outcomes)
     return Held(name, method, shown, "failed" if failed else "ok", failed, skipped)
 
 
-def sweep(names: Sequence[str], chosen: Sequence[str], targets: Sequence[str | None], seed: int) -> Iterator[Held]:
+def sweep(
+    names: Sequence[str], chosen: Sequence[str], targets: Sequence[str | None], seed: int
+) -> Iterator[Held]:
     jobs = [(name, method, target) for name in names for method in chosen for target in targets]
     for name, method, target in track(jobs, "nets x methods", disable=not sys.stderr.isatty()):
         model = awkward(name, seed) if name in NETS else onnx.load(GOLDEN / f"{name}.onnx")
@@ -70,12 +76,17 @@ def report(found: Sequence[Held]) -> str:
     for name in dict.fromkeys(held.net for held in found):
         mine = [held for held in found if held.net == name]
         counts = Counter(held.verdict for held in mine)
-        wrong = sorted({f"{held.method}: {check}" for held in mine for check in held.checks if held.verdict == "failed"})
+        wrong = sorted(
+            {f"{held.method}: {check}" for held in mine for check in held.checks if held.verdict == "failed"}
+        )
         skipped = str(sum(held.skipped for held in mine))
         rows.append([name, *(str(counts[kind]) for kind in KINDS), skipped, "; ".join(wrong)])
     total = Counter(held.verdict for held in found)
     skipped = str(sum(held.skipped for held in found))
-    return table(["net", *KINDS, "checks not applicable", "failed"], [*rows, ["all", *(str(total[kind]) for kind in KINDS), skipped, ""]])
+    return table(
+        ["net", *KINDS, "checks not applicable", "failed"],
+        [*rows, ["all", *(str(total[kind]) for kind in KINDS), skipped, ""]],
+    )
 
 
 def main() -> int:
@@ -83,7 +94,9 @@ def main() -> int:
     known = [*sorted(path.stem for path in GOLDEN.glob("*.onnx")), *NETS]
     parser.add_argument("nets", nargs="*", help=f"all by default; {', '.join(known)}")
     parser.add_argument("-m", "--methods", help="separated by commas; all by default")
-    parser.add_argument("-t", "--target", action="append", help="the method's own by default; several are possible")
+    parser.add_argument(
+        "-t", "--target", action="append", help="the method's own by default; several are possible"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs")
     asked = parser.parse_args()
     found = []

@@ -235,4 +235,14 @@ def _named(g: Emit, spelled: Value, output: str) -> list[onnx.NodeProto]:
     return nodes
 
 
-__all__ = ["KEY", "Node", "Spelling", "digest", "forget_spelling", "read_spelling", "reseal", "respell", "spelling"]
+__all__ = [
+    "KEY",
+    "Node",
+    "Spelling",
+    "digest",
+    "forget_spelling",
+    "read_spelling",
+    "reseal",
+    "respell",
+    "spelling",
+]

@@ -12,14 +12,14 @@ import onnx
 from ...rewriter.graph import LOOP
 from ...rewriter.passes.shapes import tensor_type
 from ..explainer import Result
-from ..opening import serialize
 from ..session import run
 from ..telling import NOT_FINITE, ZERO
 from .cases import Array, Case
+from .form import checked, fed, shapes, standard
 from .outcome import NotApplicable, Outcome, check, judged, reported, within
 from .sound import unsound
 from .subject import Floats, Subject
-from .surgery import first_trip, foreign, forward_part, loop_of
+from .surgery import first_trip, forward_part, loop_of
 
 ROUNDING = 1e-5
 """Of outputs that fused kernels may round differently (METHODS 6.1)."""
@@ -69,7 +69,7 @@ def _gap(subject: Subject, mine: Any, optimization: str) -> float:
     declared = {node.name: node.shape for node in theirs.get_inputs()}
     worst = 0.0
     for case in subject.cases:
-        ours = run(mine, _fed(subject, case))
+        ours = run(mine, fed(subject, case))
         feeds = {n: first_half(v) if subject.paired else v for n, v in case.feeds.items() if n in declared}
         expected = run(theirs, feeds)
         for key in (name for name in subject.own if name in ours):  # lists of maps are no tensors
@@ -99,15 +99,6 @@ def _baseline(subject: Subject) -> onnx.ModelProto:
             f"the model's outputs depend on {', '.join(sorted(extra))}, which the explanation added"
         )
     return part
-
-
-def _fed(subject: Subject, case: Case) -> dict[str, Array]:
-    """Everything that the file takes."""
-    feeds = dict(case.feeds) | dict(subject.more) | subject.beside(case)
-    rows = len(case.feeds[subject.explained[0]])
-    if subject.aim == "input":
-        feeds["target"] = np.full((rows, 1), -1, np.int64)
-    return feeds
 
 
 def _relative(a: Array, b: Array) -> float:
@@ -297,53 +288,6 @@ def top_class(subject: Subject) -> Outcome:
     return within(worst, 1e-6, f"{len(subject.probes)} inputs")
 
 
-@check("standard operators only")
-def standard(subject: Subject) -> Outcome:
-    """The explanation is made of ONNX's own operators."""
-    return judged(foreign(subject.model, subject.own), "none of another domain")
-
-
-@check("onnx.checker")
-def checked(subject: Subject) -> Outcome:
-    """onnx.checker with type and shape inference."""
-    found: list[str] = []
-    try:
-        onnx.checker.check_model(serialize(subject.model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        found.append(" ".join(str(error).split())[:200])
-    return judged(found, "full check")
-
-
-@check("declared shapes")
-def shapes(subject: Subject) -> Outcome:
-    """Every output has the type and the sizes that the file declares; a name stands for one size, everywhere."""
-    wrong: list[str] = []
-    for case in subject.probes[:1]:
-        feeds = _fed(subject, case)
-        found = run(subject.explainer.session, feeds)
-        named: dict[str, int] = {}
-        graph = subject.model.graph
-        for value in (*graph.input, *graph.output):
-            array = feeds.get(value.name, found.get(value.name))
-            if array is not None:
-                wrong += _misfits(value, np.asarray(array), named)
-    return judged(wrong, "as computed")
-
-
-def _misfits(value: onnx.ValueInfoProto, array: Array, named: dict[str, int]) -> list[str]:
-    kind = tensor_type(value)
-    if kind.dtype is not None and kind.dtype != array.dtype:
-        return [f"{value.name!r} is {array.dtype}, declared {kind.dtype}"]
-    if kind.shape is None:
-        return []
-    wrong = len(kind.shape) != array.ndim
-    for dim, size in zip(kind.shape, array.shape, strict=False):
-        wrong |= (isinstance(dim, int) and dim != size) or (
-            isinstance(dim, str) and named.setdefault(dim, size) != size
-        )
-    return [f"{value.name!r} is {list(array.shape)}, declared {list(kind.shape)}"] if wrong else []
-
-
 GENERAL = (
     forward_exact,
     forward_optimised,
@@ -356,5 +300,7 @@ GENERAL = (
     shapes,
 )
 
-ANYWHERE = frozenset({forward_exact, forward_optimised, batch, finite, says_something, standard, checked, shapes})
+ANYWHERE = frozenset(
+    {forward_exact, forward_optimised, batch, finite, says_something, standard, checked, shapes}
+)
 """Those that also hold where the model is no number."""

@@ -34,8 +34,8 @@ Weigh = Callable[[Emit, Site, int | None, Value], Value]
 @dataclass(frozen=True)
 class Balance:
     """What goes through one node, summed over the batch and its elements. arrived: at its output. passed: to all its
-    inputs together. offset: taken by its bias. mass: the sum of the absolute values at its output. rounding: what the type
-    of the tensors loses in what was summed. start: what the backward pass began with."""
+    inputs together. offset: taken by its bias. mass: the sum of the absolute values at its output. rounding: what the
+    tensors' type loses in it. start: what the backward pass began with."""
 
     node: str
     op: str

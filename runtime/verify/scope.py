@@ -31,7 +31,9 @@ def affine(subject: Subject) -> Outcome:
         fx, r, z = parts
         size = np.abs(fx).max() + np.abs(r).max() + np.abs(z).max()
         worst = max(worst, float(np.abs(fx + r - z).max() / (size or 1.0)))
-    return within(worst, subject.bound(SAME), f"with {other.card.method} of the original" if other else "with F = 0")
+    return within(
+        worst, subject.bound(SAME), f"with {other.card.method} of the original" if other else "with F = 0"
+    )
 
 
 def _other(subject: Subject, name: str) -> Explainer | None:
@@ -157,7 +159,9 @@ def pairs_affine(subject: Subject) -> Outcome:
     ]
     both, one, other, none = (_halves(subject, case, x0, x1)[1] for x1 in moved)
     size = sum(float(np.abs(v).max()) for v in (both, one, other, none)) or 1.0
-    return within(float(np.abs(both - one - other + none).max()) / size, subject.bound(SAME), "random pictures")
+    return within(
+        float(np.abs(both - one - other + none).max()) / size, subject.bound(SAME), "random pictures"
+    )
 
 
 def _halves(

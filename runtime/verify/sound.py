@@ -51,7 +51,10 @@ def unsound(subject: Subject, case: Case) -> str:
     """Why no finite map can be asked for at this input: z is not finite at it, at the reference or at a point of the
     method's own, or has no finite slope. "" where none of it holds."""
     return (
-        undefined(subject, case) or _at_reference(subject, case) or _elsewhere(subject, case) or _steep(subject, case)
+        undefined(subject, case)
+        or _at_reference(subject, case)
+        or _elsewhere(subject, case)
+        or _steep(subject, case)
     )
 
 
@@ -66,7 +69,9 @@ def _at_reference(subject: Subject, case: Case) -> str:
         return ""
     try:
         start = references(subject, case)
-        rows = {n: np.broadcast_to(b, case.feeds[n].shape).astype(case.feeds[n].dtype) for n, b in start.items()}
+        rows = {
+            n: np.broadcast_to(b, case.feeds[n].shape).astype(case.feeds[n].dtype) for n, b in start.items()
+        }
         z = subject.tensor({**case.feeds, **rows})
     except (ExplainError, NotApplicable):
         return ""
@@ -86,7 +91,9 @@ def _elsewhere(subject: Subject, case: Case) -> str:
         model, name = finiteness(subject.model, subject.head)
         explainer = Explainer(model, subject.card, providers=subject.providers, threads=subject.threads)
         explainer.tells = False
-        found = subject._ask(explainer, case.feeds, -1, {**subject.more, **subject.beside(case)}).outputs[name]
+        found = subject._ask(explainer, case.feeds, -1, {**subject.more, **subject.beside(case)}).outputs[
+            name
+        ]
     except (ExplainError, NotApplicable):
         return ""
     return "" if np.isfinite(np.asarray(found, np.float64)).all() else reason
@@ -111,7 +118,9 @@ def _steep(subject: Subject, case: Case) -> str:
     return ""
 
 
-def _quotients(subject: Subject, case: Case, start: dict[str, Floats], v: dict[str, Floats], size: float) -> Floats:
+def _quotients(
+    subject: Subject, case: Case, start: dict[str, Floats], v: dict[str, Floats], size: float
+) -> Floats:
     """|z(x + h v) - z(x)| / h of every element, for the steps h: (steps, elements)."""
     moves = [0.0, *(size * step for step in STEPS)]
     points: dict[str, Array] = {

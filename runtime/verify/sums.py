@@ -56,7 +56,9 @@ def completeness(subject: Subject) -> Outcome:
     for case in subject.probes:
         shot, start = subject.shoot(case), references(subject, case)
         gap, bends = _path(subject, shot, start)
-        bound = 2 * bends + subject.bound(1e-4) * np.abs(shot.value) + subject.bound(1e-5) * mass(subject, shot)
+        bound = (
+            2 * bends + subject.bound(1e-4) * np.abs(shot.value) + subject.bound(1e-5) * mass(subject, shot)
+        )
         pairs.append((np.abs(total(subject, shot) - gap), bound, np.abs(gap)))
     return _worst(pairs)
 
@@ -90,7 +92,13 @@ def summation_to_delta(subject: Subject) -> Outcome:
         before = np.mean([shot.score(z) for z in _references(subject, case)], axis=0)
         gap = shot.value - before
         size = np.abs(shot.value) + np.abs(before) + mass(subject, shot)
-        pairs.append((np.abs(total(subject, shot) - gap), subject.bound(DELTA) * np.abs(gap) + subject.bound(1e-5) * size, np.abs(gap)))
+        pairs.append(
+            (
+                np.abs(total(subject, shot) - gap),
+                subject.bound(DELTA) * np.abs(gap) + subject.bound(1e-5) * size,
+                np.abs(gap),
+            )
+        )
     return _worst(pairs)
 
 
@@ -264,4 +272,8 @@ def no_more_than_began(subject: Subject) -> Outcome:
         worst = max(worst, float(np.max((arrived - start) / scale)))
         shares += list(arrived / scale)
     note, reason = f"share from {min(shares):.3g} to {max(shares):.3g}", not_rectified(subject)
-    return reported(worst, f"{note}; no bound: {reason}") if reason else within(worst, subject.bound(CONSERVED), note)
+    return (
+        reported(worst, f"{note}; no bound: {reason}")
+        if reason
+        else within(worst, subject.bound(CONSERVED), note)
+    )

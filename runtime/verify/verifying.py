@@ -27,8 +27,9 @@ from .cases import Array, Given, Maker
 from .certificate import Certificate, fingerprint
 from .general import ANYWHERE
 from .outcome import Check, Outcome, skipped
+from .slots import slots_of
 from .sound import drawn, groundless, undefined
-from .subject import SAMPLES, Subject, slots_of
+from .subject import SAMPLES, Subject
 from .table import CHECKS, checks_of
 
 Progress = Callable[[str, int], None]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import onnx
 
 from .draft import Dim
 from .emit import Emit
@@ -173,7 +172,7 @@ class Samples:
         )
         if vet:
             there = g.And(g.GreaterOrEqual(chosen, g.scalar(0)), g.Less(chosen, depth))
-            hot = g.Div(hot, g.Cast(there, to=onnx.TensorProto.FLOAT))
+            hot = g.Where(there, hot, float("nan"))
         if np.dtype(head.dtype) != np.float32:
             hot = g.cast(hot, head)
         if self.perm != sorted(self.perm):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import numpy as np
+
 from ..rewriter.emit import Emit
 from ..rewriter.graph import Node, Value
 from ..rewriter.linear import Chain, Keep, Linear, Local, Mean, Scale, Shaped, Sum, Total
@@ -71,6 +73,7 @@ def nodes(told: Choices) -> dict[Match, Rule]:
         "ReduceLogSum": powers(told),
         "ReduceLogSumExp": exponentials,
         "ReduceProd": no_rule,
+        partly_constant: moved,
     }
     return pairs
 
@@ -117,6 +120,26 @@ def _constant(site: Site, local: Local, terms: list[tuple[Value, Linear]], g: Em
         return local.offset
     value: Value = g.Sub(site.y, g.total([part.push(g, x) for x, part in terms]))
     return value
+
+
+def partly_constant(site: Site) -> bool:
+    """Whether some elements of what moves or selects are those of a constant that is not zero."""
+    if site.op == "Pad":
+        value = site.constant(2) if site.input(2) is not None else np.zeros(1)
+        return site.attr("mode", "constant") == "constant" and (value is None or bool(value.any()))
+    data = site.active[1:] if site.op == "Where" else site.active
+    return site.op in ("Concat", "Max", "Min", "Where") and not all(data)
+
+
+def moved(site: Site, g: Emit) -> Local:
+    """R goes back to where the elements came from; that of constant elements is theirs, as of a bias."""
+    maps = tangent(site, g).maps
+    ones = [
+        part.push(g, g.Expand(g.number(1.0, x), g.Shape(x)))
+        for x, part in zip(site.node.inputs, maps, strict=False)
+        if part is not None
+    ]
+    return Local(*maps, offset=g.Sub(1.0, g.total(ones)))
 
 
 def equal(site: Site, g: Emit) -> Local:

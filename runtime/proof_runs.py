@@ -187,10 +187,8 @@ class File:
         if lost:
             raise ModelError(f"the file has lost the model's output {lost[0]!r}; report it")
         self._explainer = _Plain(first_trip(model), card)
-        self._explainer.whole, self._explainer.tells = (
-            True,
-            False,
-        )  # what a random input gives is nobody's result
+        self._explainer.whole = True
+        self._explainer.tells = False  # a map of the first trip alone may well be zero
         if not self.paired and loop_of(model) is None:
             try:
                 self.part = Run.of(self._forward())

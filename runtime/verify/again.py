@@ -40,7 +40,7 @@ def adjoint(subject: Subject) -> Outcome:
         raise NotApplicable("no map of this method has a forward form")
     worst = max(found, key=lambda a: _nan_last(a.error))
     note = f"{len(found)} maps, worst {worst.op} at {worst.node!r} ({worst.rule})"
-    return within(worst.error, ADJOINT, note)
+    return within(worst.error, subject.bound(ADJOINT), note)
 
 
 @check("per node: relevance is kept")
@@ -58,7 +58,7 @@ def relevance_kept(subject: Subject) -> Outcome:
     reason = lossy(subject)
     if reason:
         return reported(worst.error, f"{note}; no bound: {reason}")
-    return within(worst.error, CONSERVED, note)
+    return within(worst.error, subject.bound(CONSERVED), note)
 
 
 @check("per node: the change is kept")
@@ -74,7 +74,7 @@ def change_kept(subject: Subject) -> Outcome:
         raise NotApplicable("no change reaches any node")
     worst = max(found, key=lambda b: _nan_last(b.error))
     note = f"{len(found)} nodes, worst {worst.op} at {worst.node!r} ({worst.rule})"
-    return within(worst.error, DELTA, note)
+    return within(worst.error, subject.bound(DELTA), note)
 
 
 def _nan_last(error: float) -> float:

@@ -78,6 +78,16 @@ class Maker:
 
         return [self._case(f"random {i + 1}", draw, rng) for i in range(count)]
 
+    def above(self, count: int) -> list[Case]:
+        """Uniform from 0.1 to 1 where the range of the input is not known: for roots and logarithms."""
+        rng = np.random.default_rng(self.seed)
+
+        def draw(slot: Slot, shape: tuple[int, ...]) -> Array:
+            low, high = self._ends(slot, shape) or (0.1, 1.0)
+            return np.asarray(low + (high - low) * rng.uniform(size=shape))
+
+        return [self._case(f"random above zero {i + 1}", draw, rng) for i in range(count)]
+
     def corners(self) -> list[Case]:
         """Zeros, a constant, and a chequerboard of the ends of the range (±100 where it is not known)."""
 

@@ -12,13 +12,14 @@ import onnx
 from ...rewriter.graph import LOOP
 from ...rewriter.passes.shapes import tensor_type
 from ..explainer import Result
-from ..opening import serialize
 from ..session import run
 from ..telling import NOT_FINITE, ZERO
 from .cases import Array, Case
+from .form import checked, fed, shapes, standard
 from .outcome import NotApplicable, Outcome, check, judged, reported, within
+from .sound import unsound
 from .subject import Floats, Subject
-from .surgery import first_trip, foreign, forward_part, loop_of
+from .surgery import first_trip, forward_part, loop_of
 
 ROUNDING = 1e-5
 """Of outputs that fused kernels may round differently (docs/methods/README.md, "Tolerances")."""
@@ -46,6 +47,7 @@ def forward_optimised(subject: Subject) -> Outcome:
 
 
 def _forward(subject: Subject, gap: float, bound: float, how: str) -> Outcome:
+    bound = subject.bound(bound)
     if subject.source is not None:
         return within(gap, bound, "the file against the original model")
     outcome = within(gap, bound, f"the file against its own forward part; {_proof(subject.card.proof)}")
@@ -67,7 +69,7 @@ def _gap(subject: Subject, mine: Any, optimization: str) -> float:
     declared = {node.name: node.shape for node in theirs.get_inputs()}
     worst = 0.0
     for case in subject.cases:
-        ours = run(mine, _fed(subject, case))
+        ours = run(mine, fed(subject, case))
         feeds = {n: first_half(v) if subject.paired else v for n, v in case.feeds.items() if n in declared}
         expected = run(theirs, feeds)
         for key in (name for name in subject.own if name in ours):  # lists of maps are no tensors
@@ -99,15 +101,6 @@ def _baseline(subject: Subject) -> onnx.ModelProto:
     return part
 
 
-def _fed(subject: Subject, case: Case) -> dict[str, Array]:
-    """Everything that the file takes."""
-    feeds = dict(case.feeds) | dict(subject.more) | subject.beside(case)
-    rows = len(case.feeds[subject.explained[0]])
-    if subject.aim == "input":
-        feeds["target"] = np.full((rows, 1), -1, np.int64)
-    return feeds
-
-
 def _relative(a: Array, b: Array) -> float:
     """max |a - b| / max |b|; infinite where type, shape or the places of NaN differ."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -120,9 +113,14 @@ def _relative(a: Array, b: Array) -> float:
 
 
 def distance(a: Floats, b: Floats) -> float:
-    """max |a - b| / max |b|, absolute where b is 0; infinite where either is not finite."""
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return 0.0 if np.array_equal(a, b, equal_nan=True) else float("inf")
+    """max |a - b| / max |b|, absolute where b is 0; over the finite elements. Infinite where others differ."""
+    if a.shape != b.shape:
+        return float("inf")
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not finite.all():
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            return float("inf")
+        a, b = a[finite], b[finite]
     off = float(np.max(np.abs(a - b), initial=0.0))
     size = float(np.max(np.abs(b), initial=0.0))
     return off / size if size > 0 else off
@@ -227,19 +225,27 @@ def _reversed(value: Floats, rows: int) -> Floats:
 
 
 def _same(subject: Subject) -> float:
-    return BLURRED if subject.card.method.startswith(("lrp.", "deep-taylor")) else SAME
+    return subject.bound(BLURRED if subject.card.method.startswith(("lrp.", "deep-taylor")) else SAME)
 
 
 @check("no NaN or infinity")
 def finite(subject: Subject) -> Outcome:
-    """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too."""
-    bad: list[str] = []
+    """No NaN and no infinity in any output, on every input: all zeros, a constant and an extreme one too. Where the
+    model itself has no finite value or slope nothing can be asked of its explanation: that input is left out."""
+    bad, fine, left = list[str](), list[str](), list[str]()
     for case in subject.cases:
-        for key, value in _parts(subject.call(case.feeds, **subject.beside(case))).items():
-            count = int(np.count_nonzero(~np.isfinite(value)))
-            if count:
-                bad.append(f"{count} in {key!r} on {case.name}{_why(subject, case, NOT_FINITE)}")
-    return judged(bad, ", ".join(case.name for case in subject.cases))
+        parts = _parts(subject.call(case.feeds, **subject.beside(case)))
+        counts = {key: int(np.count_nonzero(~np.isfinite(value))) for key, value in parts.items()}
+        reason = unsound(subject, case) if any(counts.values()) else ""
+        if reason:
+            left.append(f"{case.name}: {reason}")
+            continue
+        fine.append(case.name)
+        why = _why(subject, case, NOT_FINITE) if any(counts.values()) else ""
+        bad += [f"{count} in {key!r} on {case.name}{why}" for key, count in counts.items() if count]
+    if not fine:
+        raise NotApplicable("; ".join(left))
+    return judged(bad, ", ".join(fine) + (f"; left out {'; '.join(left)}" if left else ""))
 
 
 @check("the maps say something")
@@ -282,53 +288,6 @@ def top_class(subject: Subject) -> Outcome:
     return within(worst, 1e-6, f"{len(subject.probes)} inputs")
 
 
-@check("standard operators only")
-def standard(subject: Subject) -> Outcome:
-    """The explanation is made of ONNX's own operators."""
-    return judged(foreign(subject.model, subject.own), "none of another domain")
-
-
-@check("onnx.checker")
-def checked(subject: Subject) -> Outcome:
-    """onnx.checker with type and shape inference."""
-    found: list[str] = []
-    try:
-        onnx.checker.check_model(serialize(subject.model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        found.append(" ".join(str(error).split())[:200])
-    return judged(found, "full check")
-
-
-@check("declared shapes")
-def shapes(subject: Subject) -> Outcome:
-    """Every output has the type and the sizes that the file declares; a name stands for one size, everywhere."""
-    wrong: list[str] = []
-    for case in subject.probes[:1]:
-        feeds = _fed(subject, case)
-        found = run(subject.explainer.session, feeds)
-        named: dict[str, int] = {}
-        graph = subject.model.graph
-        for value in (*graph.input, *graph.output):
-            array = feeds.get(value.name, found.get(value.name))
-            if array is not None:
-                wrong += _misfits(value, np.asarray(array), named)
-    return judged(wrong, "as computed")
-
-
-def _misfits(value: onnx.ValueInfoProto, array: Array, named: dict[str, int]) -> list[str]:
-    kind = tensor_type(value)
-    if kind.dtype is not None and kind.dtype != array.dtype:
-        return [f"{value.name!r} is {array.dtype}, declared {kind.dtype}"]
-    if kind.shape is None:
-        return []
-    wrong = len(kind.shape) != array.ndim
-    for dim, size in zip(kind.shape, array.shape, strict=False):
-        wrong |= (isinstance(dim, int) and dim != size) or (
-            isinstance(dim, str) and named.setdefault(dim, size) != size
-        )
-    return [f"{value.name!r} is {list(array.shape)}, declared {list(kind.shape)}"] if wrong else []
-
-
 GENERAL = (
     forward_exact,
     forward_optimised,
@@ -340,3 +299,8 @@ GENERAL = (
     checked,
     shapes,
 )
+
+ANYWHERE = frozenset(
+    {forward_exact, forward_optimised, batch, finite, says_something, standard, checked, shapes}
+)
+"""Those that also hold where the model is no number."""

@@ -55,7 +55,7 @@ def any_order(subject: Subject) -> Outcome:
     for case in subject.probes[:1]:
         first = _flat(subject.attributions(subject.shoot(case).result))
         worst = max(worst, distance(_flat(subject.attributions(subject.shoot(case, **turned).result)), first))
-    return within(worst, SAME, f"{len(next(iter(turned.values())))} copies")
+    return within(worst, subject.bound(SAME), f"{len(next(iter(turned.values())))} copies")
 
 
 @check("not negative")
@@ -108,7 +108,7 @@ def class_free(subject: Subject) -> Outcome:
 def homogeneous_start(subject: Subject) -> Outcome:
     """Gates on the cotangent keep its scale: A(2 c) = 2 A(c). A power of 2, so that nothing is rounded."""
     first = _started(subject, 1.0)
-    return within(distance(_started(subject, 2.0), 2 * first), SAME, "random cotangents")
+    return within(distance(_started(subject, 2.0), 2 * first), subject.bound(SAME), "random cotangents")
 
 
 @check("linear in the cotangent")
@@ -118,7 +118,7 @@ def linear_start(subject: Subject) -> Outcome:
     both, back = _started(subject, 1.0, 1.0), _started(subject, -1.0)
     size = float(np.abs(first).max() + np.abs(second).max()) or 1.0
     off = max(float(np.abs(both - first - second).max()), float(np.abs(back + first).max()))
-    return within(off / size, SAME, "random cotangents")
+    return within(off / size, subject.bound(SAME), "random cotangents")
 
 
 def _started(subject: Subject, factor: float, other: float = 0.0) -> Floats:

@@ -68,6 +68,11 @@ def check(title: str) -> Callable[[Measure], Check]:
     return lambda measure: Check(title, measure)
 
 
+def skipped(check: Check, reason: str) -> Outcome:
+    """A check that was not made."""
+    return Outcome(Status.NOT_APPLICABLE, note=reason, check=check.title)
+
+
 def within(measured: float, bound: float, note: str = "") -> Outcome:
     """Passed iff measured <= bound; a NaN fails."""
     status = Status.PASSED if measured <= bound else Status.FAILED

@@ -56,7 +56,9 @@ def completeness(subject: Subject) -> Outcome:
     for case in subject.probes:
         shot, start = subject.shoot(case), references(subject, case)
         gap, bends = _path(subject, shot, start)
-        bound = 2 * bends + 1e-4 * np.abs(shot.value) + 1e-5 * mass(subject, shot)
+        bound = (
+            2 * bends + subject.bound(1e-4) * np.abs(shot.value) + subject.bound(1e-5) * mass(subject, shot)
+        )
         pairs.append((np.abs(total(subject, shot) - gap), bound, np.abs(gap)))
     return _worst(pairs)
 
@@ -74,6 +76,8 @@ def _path(subject: Subject, shot: Shot, start: Mapping[str, Array]) -> tuple[Flo
         along = alpha.reshape(-1, *[1] * (x.ndim - 1))
         points[name] = (b + along * (x.astype(np.float64) - b)).astype(x.dtype)
     z = subject.values(shot.case.feeds, points)
+    if not np.isfinite(z).all():
+        raise NotApplicable("the model itself is not finite on the path from the baseline to the input")
     score = np.stack([shot.score(row[None]) for row in z])
     bends = np.abs(score[2:] - 2 * score[1:-1] + score[:-2]).sum(axis=0) * count / (2 * steps)
     return score[-1] - score[0], bends
@@ -88,7 +92,13 @@ def summation_to_delta(subject: Subject) -> Outcome:
         before = np.mean([shot.score(z) for z in _references(subject, case)], axis=0)
         gap = shot.value - before
         size = np.abs(shot.value) + np.abs(before) + mass(subject, shot)
-        pairs.append((np.abs(total(subject, shot) - gap), DELTA * np.abs(gap) + 1e-5 * size, np.abs(gap)))
+        pairs.append(
+            (
+                np.abs(total(subject, shot) - gap),
+                subject.bound(DELTA) * np.abs(gap) + subject.bound(1e-5) * size,
+                np.abs(gap),
+            )
+        )
     return _worst(pairs)
 
 
@@ -172,7 +182,7 @@ def conservation(subject: Subject) -> Outcome:
     reason = _conserves(subject)
     if reason:
         return reported(max(abs(share - 1) for share in shares), f"{shown}; no bound: {reason}")
-    return within(max(errors), CONSERVED, shown)
+    return within(max(errors), subject.bound(CONSERVED), shown)
 
 
 CONSERVATIVE = frozenset({"lrp.zero", "lrp.epsilon", "lrp.gamma", "lrp.z-plus", "lrp.epsilon-plus"})
@@ -262,4 +272,8 @@ def no_more_than_began(subject: Subject) -> Outcome:
         worst = max(worst, float(np.max((arrived - start) / scale)))
         shares += list(arrived / scale)
     note, reason = f"share from {min(shares):.3g} to {max(shares):.3g}", not_rectified(subject)
-    return reported(worst, f"{note}; no bound: {reason}") if reason else within(worst, CONSERVED, note)
+    return (
+        reported(worst, f"{note}; no bound: {reason}")
+        if reason
+        else within(worst, subject.bound(CONSERVED), note)
+    )

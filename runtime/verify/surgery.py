@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
+from ...rewriter.respell import reseal
 from ...rewriter.split import behind, subgraph
 from ...rewriter.vetting import all_nodes
 
@@ -62,7 +63,40 @@ def exposed(model: onnx.ModelProto, tensor: str, own: int, x: str) -> tuple[onnx
         loop.output.append(HEAD)
     del copy.graph.output[:]
     copy.graph.output.extend([*outputs[:own], onnx.ValueInfoProto(name=name), *outputs[own:]])
+    reseal(copy, model)
     return copy, name
+
+
+def finiteness(model: onnx.ModelProto, tensor: str) -> tuple[onnx.ModelProto, str]:
+    """A copy of a file with a loop that also gives out, for every trip, 0 where all of the tensor is finite, else NaN;
+    and the name of that output."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    loop = loop_of(copy)
+    assert loop is not None
+    body = loop.attribute[0].g
+    inside = {name for node in body.node for name in node.output}
+    tensor = f"lane/out/{tensor}" if f"lane/out/{tensor}" in inside else tensor
+    body.node.extend(
+        [
+            helper.make_node("Sub", [tensor, tensor], [f"{HEAD}/nothing"]),
+            helper.make_node("ReduceSum", [f"{HEAD}/nothing"], [f"{HEAD}/trip"], keepdims=0),
+        ]
+    )
+    body.output.append(onnx.ValueInfoProto(name=f"{HEAD}/trip"))
+    loop.output.append(HEAD)
+    copy.graph.output.insert(0, onnx.ValueInfoProto(name=HEAD))
+    reseal(copy, model)
+    return copy, HEAD
+
+
+def searches(model: onnx.ModelProto, outputs: Sequence[str]) -> bool:
+    """Whether the explanation runs the model at inputs that it finds itself: in a loop that is no mean over samples."""
+    forward = {node.name for node in behind(model.graph.node, list(outputs))[0]}
+    return any(
+        node.op_type in ("Loop", "Scan") and node.name != LOOP and node.name not in forward
+        for node in model.graph.node
+    )
 
 
 def first_trip(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -75,6 +109,7 @@ def first_trip(model: onnx.ModelProto) -> onnx.ModelProto:
     assert loop is not None
     copy.graph.initializer.append(helper.make_tensor("verify/one", TensorProto.INT64, [], [1]))
     loop.input[0] = "verify/one"
+    reseal(copy, model)
     return copy
 
 

@@ -25,14 +25,15 @@ from ..providers import Provider, short_name
 from ..settings import resolved
 from .cases import Array, Given, Maker
 from .certificate import Certificate, fingerprint
-from .outcome import Check, Outcome
-from .subject import SAMPLES, Subject, slots_of
+from .general import ANYWHERE
+from .outcome import Check, Outcome, skipped
+from .slots import slots_of
+from .sound import drawn, groundless, undefined
+from .subject import SAMPLES, Subject
 from .table import CHECKS, checks_of
 
 Progress = Callable[[str, int], None]
 """(what is done now, how many steps there are)."""
-
-RANDOM = 3
 
 
 def verify(
@@ -73,13 +74,15 @@ def verify(
     steps = len(inputs) + len(checks)
     _fill(subject, inputs, shapes or {}, lambda text: tell(text, steps))
     outcomes = []
+    nowhere = groundless(subject)
     before, explainer.tells = explainer.tells, False  # a check of its own tells
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExplainWarning)
             for check in checks:
                 tell(check.title, steps)
-                outcomes.append(check(subject))
+                held = not nowhere or check in ANYWHERE
+                outcomes.append(check(subject) if held else skipped(check, nowhere))
     finally:
         explainer.tells = before
     return _certificate(subject, tuple(outcomes))
@@ -130,8 +133,10 @@ def _fill(
     for item in inputs:
         tell(f"reading {os.fspath(item)}" if isinstance(item, (str, os.PathLike)) else "reading")
         cases += maker.given(item)
-    subject.corners = tuple(maker.corners())
-    subject.probes = tuple(cases or maker.random(RANDOM))
+    sound = [case for case in cases if not undefined(subject, case)]
+    apart = [case for case in cases if all(case is not other for other in sound)] if sound else []
+    subject.corners = (*apart, *maker.corners())
+    subject.probes = tuple(sound or cases) or drawn(subject, maker)
     subject.more = _more(subject)
 
 

@@ -13,7 +13,7 @@ import pytest
 import onnxplain
 from onnxplain.runtime.explainer import Explainer
 from onnxplain.runtime.verify import Outcome, Status, verify
-from onnxplain.runtime.verify.subject import slots_of
+from onnxplain.runtime.verify.slots import slots_of
 from tests.runtime.cli.conftest import Cli
 from tests.runtime.small import product
 from tests.runtime.tampering import bent, by, compiled, net, opened, over_input, spliced, spread, times

@@ -140,7 +140,12 @@ def _slots(model: onnx.ModelProto, shapes: Mapping[str, Sequence[Dim]]) -> list[
         kind = tensor_type(value)
         if kind.dtype is None or kind.shape is None or kind.dtype.kind not in "fiub":
             raise Unproved(f"input {value.name!r} is no array of numbers with a known number of axes")
-        slots.append(Slot(value.name, kind.dtype, tuple(shapes.get(value.name, kind.shape)), False))
+        asked = shapes.get(value.name, kind.shape)
+        if len(asked) != len(kind.shape):
+            raise Unproved(f"input {value.name!r} has other axes than it was asked for")
+        # What the model fixes stays, a batch of 64 that the file frees above all.
+        sizes = (own if isinstance(own, int) else dim for own, dim in zip(kind.shape, asked, strict=True))
+        slots.append(Slot(value.name, kind.dtype, tuple(sizes), False))
     return slots
 
 

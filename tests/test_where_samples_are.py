@@ -17,6 +17,9 @@ from onnxplain.runtime.explainer import Explainer
 from tests.rewriter.nets import run
 from tests.runtime.small import model_of
 
+pytestmark = pytest.mark.filterwarnings("default::onnxplain.ExplainWarning")
+"""Some of these maps are zero, and rightly so."""
+
 ROUNDING = 1e-5
 """Of the largest value: the same sums of float32, of other widths."""
 SLOPE = 2e-2

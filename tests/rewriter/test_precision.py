@@ -127,6 +127,7 @@ def test_a_deep_network(method: str, photo: str) -> None:
     assert np.corrcoef(got.attribution.ravel(), want.attribution.ravel())[0, 1] > 0.95
 
 
+@pytest.mark.filterwarnings("default::onnxplain.ExplainWarning")
 def test_what_cannot_be_converted() -> None:
     made = onnxplain.compile(smooth(), "saliency")
     with pytest.raises(OptionError, match=r"precision='float61'.*did you mean 'float16'"):

@@ -150,14 +150,17 @@ def test_equal_nodes_are_merged_and_unused_ones_dropped() -> None:
     assert left is not right
 
 
-def test_an_output_that_is_merged_away_is_replaced() -> None:
+def test_two_outputs_that_are_equal_are_two_all_the_same() -> None:
+    """Each has a name of its own in the file."""
     graph = prepare(net("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"))
     g, x = Emit(graph), graph.values["x"]
-    nodes, (first, second) = share(g.nodes, [g.Neg(x), g.Neg(x)])
-    assert len(nodes) == 0 or first is second
-    nodes, (first, second) = share(g.nodes, [g.nodes[0].outputs[0], g.nodes[1].outputs[0]])
-    assert [node.op for node in nodes] == ["Neg"]
-    assert first is second
+    one, other = g.Neg(x), g.Neg(x)
+    nodes, (first, second) = share(g.nodes, [one, other])
+    assert [node.op for node in nodes] == ["Neg", "Neg"]
+    assert first is not second
+    nodes, (first, second) = share(g.nodes, [one, g.Abs(other)])
+    assert [node.op for node in nodes] == ["Neg", "Abs"]
+    assert nodes[1].inputs[0] is first
 
 
 def test_masks_of_several_seeds_are_shared() -> None:

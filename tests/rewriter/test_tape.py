@@ -114,8 +114,8 @@ def test_inputs_that_are_not_there() -> None:
     )
     with pytest.raises(OptionError, match="no floating-point input 'imge' \\(did you mean 'image'\\?\\)"):
         compile_model(model, find("saliency"), Request(inputs=("imge",)))
-    with pytest.raises(OptionError, match="no floating-point input 'mask'"):
-        compile_model(model, find("saliency"), Request(inputs=("mask",)))
+    with pytest.raises(OptionError, match="no floating-point input 'masks'"):
+        compile_model(model, find("saliency"), Request(inputs=("masks",)))
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_what_is_told_of_operators(name: str, op: str, told: bool) -> None:
 
 
 def test_one_note_an_operator() -> None:
-    g = Emit(cast("Graph", SimpleNamespace(values={}, draft=SimpleNamespace(notes=[]))))
+    g = Emit(cast("Graph", SimpleNamespace(values={}, draft=SimpleNamespace(notes=[], weights={}))))
     for node in ("a", "b", "a"):
         g.approximate("Exp", node, "why")
     assert g.approximated == {("Exp", "why"): ["a", "b"]}

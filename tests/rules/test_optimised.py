@@ -321,6 +321,7 @@ def test_the_history_is_that_of_every_image() -> None:
     assert found["maximised_history"].shape == (1, 5) and found["maximised_score"].shape == (1, 1)
 
 
+@pytest.mark.filterwarnings("default::onnxplain.ExplainWarning")
 def test_a_dead_unit_stays() -> None:
     """No gradient: nothing is divided by, and the decay alone is left."""
     nodes = [

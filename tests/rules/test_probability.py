@@ -85,6 +85,7 @@ def test_the_gradient_of_the_probability(squash: str | None, head: str) -> None:
     assert error(found, X * gradients(squash, "probability")) < EXACT
 
 
+@pytest.mark.filterwarnings("default::onnxplain.ExplainWarning")
 def test_a_confident_model_keeps_its_direction() -> None:
     """At p_c = 1 - 1e-40 the cross-entropy's gradient is 0 in float32; its sign is that of z_c - z_next."""
     w = np.array([[90.0, -90.0, -300.0], [1.0, 3.0, -2.0]], np.float32)

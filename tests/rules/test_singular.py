@@ -19,6 +19,9 @@ from onnxplain.rewriter.singular import singular
 from tests.rewriter.nets import floats, net
 from tests.rules.forward import session
 
+pytestmark = pytest.mark.filterwarnings("default::onnxplain.ExplainWarning")
+"""Some of these maps are zero, and rightly so."""
+
 BRANCHES = {
     "divide no nan": "d = ReduceSum <keepdims = 1> (h, last) c = Equal(d, zero) r = Div(h, d) q = Where(c, zero, r)",
     "log": "c = Greater(h, zero) r = Log(h) q = Where(c, r, zero)",

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from ...rewriter.errors import ModelError
 from ...rewriter.graph import LOOP
+from ...rewriter.respell import forget_spelling
 from ...rewriter.split import behind, subgraph
 from ...rewriter.vetting import all_nodes
 
@@ -75,6 +76,7 @@ def first_trip(model: onnx.ModelProto) -> onnx.ModelProto:
     assert loop is not None
     copy.graph.initializer.append(helper.make_tensor("verify/one", TensorProto.INT64, [], [1]))
     loop.input[0] = "verify/one"
+    forget_spelling(copy)  # it is another file than the one that its primitives are told of
     return copy
 
 

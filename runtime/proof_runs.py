@@ -157,11 +157,15 @@ def _inputs(slots: Sequence[Slot], rows: int) -> Iterator[dict[str, Array]]:
             shape = tuple(_size(dim, i, lead, rows, size) for i, dim in enumerate(slot.shape))
             return Slot(slot.name, slot.dtype, shape, False)
 
-        needed = sum(prod(sized(slot).shape) * slot.dtype.itemsize for slot in slots)
+        needed = sum(prod(_known(sized(slot))) * slot.dtype.itemsize for slot in slots)
         if needed > INPUT:
             raise Unproved(f"a random input of it would take {say_bytes(needed)}")
         case = Maker([sized(slot) for slot in slots], SEED).random(1)[0]
         yield {name: np.asarray(array) for name, array in case.feeds.items()}
+
+
+def _known(slot: Slot) -> list[int]:
+    return [dim for dim in slot.shape if isinstance(dim, int)]
 
 
 def _size(dim: Dim, axis: int, lead: set[Dim], rows: int, size: int) -> int:

@@ -1,6 +1,7 @@
 """Damaged files are taken or refused with an ExplainError: a short part of the cases, in processes of their own.
 
-Sound graphs of kind "graph" agree with difference quotients. The whole: python -m tests.fuzz.run KIND 0 20000. Seeds are the numbers of the cases.
+The whole: python -m tests.fuzz.run KIND 0 20000. Seeds are the numbers of the cases. Sound graphs (kind "graph") agree
+with difference quotients.
 """
 
 from __future__ import annotations

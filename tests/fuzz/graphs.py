@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -177,7 +178,8 @@ Function = Callable[[str, Array], float]
 
 def _function(case: Grown, cotangent: Array) -> tuple[Function, np.dtype[np.generic]]:
     """<cotangent, model> of one input, the others fixed, and the type that it is computed in."""
-    runner, model, kind = Runner(), widened(case.model), np.dtype(np.float64)
+    kind: np.dtype[Any] = np.dtype(np.float64)
+    runner, model = Runner(), widened(case.model)
     try:
         runner(model, {name: array.astype(np.float64) for name, array in case.feeds.items()})
     except Exception:  # onnxruntime has no kernel of this type

@@ -134,7 +134,7 @@ def test_an_input_that_takes_too_much_is_not_made(channels: int) -> None:
 
 def test_a_loop_is_proved_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     """The proof runs a shorter loop than the file's: nobody has changed the file."""
-    found = proof_of(models.path("mnist_lenet"), "integrated-gradients")  # type: ignore[arg-type]
+    found = proof_of(models.path("mnist_lenet"), "integrated-gradients")
     assert found["outputs"] and not caplog.records
 
 

@@ -163,7 +163,7 @@ def _name_nodes(work: Draft) -> None:
 
 
 def link(work: Draft, types: Mapping[str, TensorType]) -> Graph:
-    net: Any = gs.import_onnx(work.closed())
+    net = _imported(work)
     values: Any = net.tensors()
     for name, known in types.items():
         value: Any = values.get(name)
@@ -177,6 +177,16 @@ def link(work: Draft, types: Mapping[str, TensorType]) -> Graph:
         values=values,
         hidden={node.name: frozenset(captured(node)) for node in work.graph.node if _nested(node)},
     )
+
+
+def _imported(work: Draft) -> Any:
+    try:
+        return gs.import_onnx(work.closed())
+    except (
+        Exception
+    ) as error:  # graphsurgeon has no errors of its own: whatever a field it cannot read leads to
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"the model holds what cannot be linked: {why}; export it again") from error
 
 
 def _set_type(value: Any, known: TensorType) -> None:

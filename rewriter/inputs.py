@@ -92,6 +92,8 @@ def enter(graph: Graph, names: Sequence[str] | None) -> tuple[Graph, tuple[Value
     graph, front = cut(graph, entries)
     places = {e.x.name: e.tensor.name for e in entries} | {name: name for name in front.entries}
     chosen = [places[entries[0].x.name]] if names is None else [places.get(name, name) for name in names]
+    for name in chosen:
+        _vet_axes(graph.values[name])
     return graph, tuple(graph.values[name] for name in chosen), front
 
 
@@ -107,11 +109,15 @@ def explained_inputs(graph: Graph, names: Sequence[str] | None) -> list[Value]:
             raise OptionError(
                 f"no floating-point input {name!r}{nearest(name, floats)}; there is {', '.join(floats) or 'none'}"
             )
-        if floats[name].shape == []:
-            raise TargetError(f"input {name!r} is a scalar: it has no batch axis to explain along")
-        if floats[name].shape is None:
-            raise TargetError(f"the rank of input {name!r} is unknown; fix its shape with shapes=")
+        _vet_axes(floats[name])
     return [floats[name] for name in names]
+
+
+def _vet_axes(x: Value) -> None:
+    if x.shape is None:
+        raise TargetError(f"the rank of input {x.name!r} is unknown; fix its shape with shapes=")
+    if not x.shape:
+        raise TargetError(f"input {x.name!r} is a scalar: it has no batch axis to explain along")
 
 
 def _enters(graph: Graph, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +91,25 @@ def _read(
     path = Path(source)
     try:
         if not path.is_file():
-            raise ModelError(f"no model file at {str(path)!r}; check the path")
-        if path.stat().st_size > max_bytes:
-            raise ModelError(f"{str(path)!r} has {path.stat().st_size} bytes, over the cap of {max_bytes}")
-        return path.read_bytes(), path
+            other = path.exists() and not path.is_dir()
+            why = "; it is a pipe, a socket or a device, and is not opened" if other else ""
+            raise ModelError(f"no model file at {str(path)!r}{why}; check the path")
+        return _bytes_of(path, max_bytes), path
     except OSError as error:
         raise ModelError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def _bytes_of(path: Path, max_bytes: int) -> bytes:
+    """What a regular file holds. The name may mean a pipe by now: an open that cannot wait, and a look at what was
+    opened."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ModelError(f"no model file at {str(path)!r}; it changed while it was read; check the path")
+        if about.st_size > max_bytes:
+            raise ModelError(f"{str(path)!r} has {about.st_size} bytes, over the cap of {max_bytes}")
+        return file.read()
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:

@@ -24,6 +24,9 @@ Places = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float32]
 Bits = npt.NDArray[np.bool_]
 
+MOST_BYTES = 1 << 27
+"""Of the masks that stand in a file. A declared size costs nothing, masks of that size do."""
+
 BORDERS = ("shift", "truncate")
 REDUCES = ("mean", "sum")
 SCORES = ("probability", "logit")
@@ -63,11 +66,15 @@ MASKS = MappingProxyType(
 )
 
 
+def windows(length: int, k: int, stride: int) -> int:
+    """How many windows cover an axis."""
+    return -(-(length - k) // stride) + 1
+
+
 def spans(length: int, k: int, stride: int, border: str) -> Places:
     """(start, end) of the windows along one axis, (P, 2): every pixel is in one. The last ends with the axis: moved
     inside ("shift"), or shorter ("truncate")."""
-    count = -(-(length - k) // stride) + 1
-    starts = np.arange(count, dtype=np.int64) * stride
+    starts = np.arange(windows(length, k, stride), dtype=np.int64) * stride
     if border == "shift":
         starts = np.minimum(starts, length - k)
     return np.stack([starts, np.minimum(starts + k, length)], axis=1)
@@ -175,6 +182,12 @@ def _bands(stage: Stage) -> tuple[Bits, Bits]:
         raise OptionError(
             f"occlusion.graph: {said}: the window is larger than the image, {size[0]} x {size[1]}; give k up to {most}"
         )
+    # A byte for a pixel of every line, and two places of eight bytes.
+    _vet_bytes(
+        "occlusion.graph",
+        sum(windows(n, k[i], stride[i]) * (n + 16) for i, n in enumerate(size)),
+        f"{said}, stride={say_sides(stride)} and an image of {size[0]} x {size[1]}; give larger k and stride",
+    )
     border = stage.options["border"]
     rows, columns = (_lines(n, spans(n, k[i], stride[i], border)) for i, n in enumerate(size))
     return rows, columns
@@ -194,6 +207,12 @@ def randomised(options: Options) -> Sampling:
         g, size = stage.g, _picture("rise.graph", stage)
         if grid > min(size):
             raise OptionError(f"rise.graph: grid={grid} is larger than the image, {size[0]} x {size[1]}")
+        # The cells and offsets; for a pixel of each side, the weights of a line of cells and a place of eight bytes.
+        _vet_bytes(
+            "rise.graph",
+            n * (grid**2 + 16) + sum(length * (8 * grid + 8) for length in size),
+            f"n={n}, grid={grid} and an image of {size[0]} x {size[1]}; give smaller n and grid",
+        )
         cells, offsets = draw(np.arange(n), size, grid, p, options["seed"])
         high, wide = (enlarging(grid, length).astype(x.dtype) for length in size)
         steps = [np.arange(length) for length in size]
@@ -234,6 +253,13 @@ def _picture(name: str, stage: Stage) -> tuple[int, int]:
             f"{name}: input {x.name!r} has the shape {list(x.shape)}; fix height and width with shapes="
         )
     return sizes[0], sizes[1]
+
+
+def _vet_bytes(name: str, count: int, of: str) -> None:
+    if count > MOST_BYTES:
+        raise OptionError(
+            f"{name}: masks of {count} bytes, over the limit of {MOST_BYTES}, for {of}, or a smaller image"
+        )
 
 
 def _shape(stage: Stage, x: Value) -> tuple[int, ...]:

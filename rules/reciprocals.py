@@ -17,6 +17,8 @@ def is_reciprocal(x: Value) -> bool:
     is spelt out."""
     while x.inputs:
         node = x.inputs[0]
+        if not node.inputs:  # random numbers
+            return False
         first, *others = node.inputs
         if node.op == "Reciprocal" or (node.op == "Div" and not first.inputs):
             return True
@@ -27,7 +29,7 @@ def is_reciprocal(x: Value) -> bool:
             return False
         if node.op not in SHAPES | {"Mul"}:
             return False
-        x = first if first.inputs else others[0]
+        x = others[0] if node.op == "Mul" and not first.inputs else first
     return False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ MEMORY = 2 * 2**30
 """Bytes that the model may be estimated to take; above, or after SECONDS, it is not proved: a file from elsewhere may
 ask for terabytes, or never end."""
 SECONDS = 60.0
+INPUT = MEMORY // 8
+"""Bytes of an input, of which a few copies are made."""
 
 PAIRED = "linearscope.dual"
 """The method whose file is the model itself, for rows [x0; x1]."""
@@ -159,8 +162,15 @@ def _inputs(slots: Sequence[Slot], rows: int) -> Iterator[dict[str, Array]]:
             shape = tuple(_size(dim, i, lead, rows, size) for i, dim in enumerate(slot.shape))
             return Slot(slot.name, slot.dtype, shape, False)
 
+        needed = sum(prod(_known(sized(slot))) * slot.dtype.itemsize for slot in slots)
+        if needed > INPUT:
+            raise Unproved(f"a random input of it would take {say_bytes(needed)}")
         case = Maker([sized(slot) for slot in slots], SEED).random(1)[0]
         yield {name: np.asarray(array) for name, array in case.feeds.items()}
+
+
+def _known(slot: Slot) -> list[int]:
+    return [dim for dim in slot.shape if isinstance(dim, int)]
 
 
 def _size(dim: Dim, axis: int, lead: set[Dim], rows: int, size: int) -> int:

@@ -27,11 +27,16 @@ _WIDE = 2**62
 
 @dataclass(frozen=True)
 class _Operands:
-    """Of one node: the constants among its inputs, and the rank of the first one where it is known."""
+    """Of one node: the constants among its inputs, and the rank of each input where it is known."""
 
     node: onnx.NodeProto
     known: Mapping[str, np.ndarray]
-    rank: int | None
+    ranks: tuple[int | None, ...]
+
+    @property
+    def rank(self) -> int | None:
+        """Of the first input."""
+        return self.ranks[0]
 
     def given(self, i: int) -> bool:
         return i < len(self.node.input) and bool(self.node.input[i])
@@ -75,13 +80,16 @@ def vet_operands(draft: Draft, types: Mapping[str, TensorType]) -> None:
         check = _CHECKS.get(node.op_type) if not node.domain else None
         if check is None or not node.input:
             continue
-        shape = types[node.input[0]].shape if node.input[0] in types else None
         try:
-            problem = check(_Operands(node, known, None if shape is None else len(shape)))
+            problem = check(_Operands(node, known, tuple(_rank(types.get(name)) for name in node.input)))
         except ValueError as error:
             problem = str(error)
         if problem:
             raise ModelError(f"{where(node)}: {problem}; the file is damaged: export it again")
+
+
+def _rank(kind: TensorType | None) -> int | None:
+    return None if kind is None or kind.shape is None else len(kind.shape)
 
 
 def _vet_size(node: onnx.NodeProto, result: TensorType | None) -> None:
@@ -168,6 +176,24 @@ def _pieces(of: _Operands) -> str:
     return "" if sizes is None or (sizes >= 0).all() else f"its sizes are {sizes[:8].tolist()}"
 
 
+def _einsum(of: _Operands) -> str:
+    """A term an operand, a letter an axis (an ellipsis: any number), a letter of the result one of a term."""
+    equation = attributes(of.node)["equation"]
+    assert isinstance(equation, bytes)  # `vetting` has seen to it, and to its letters
+    left, _, result = equation.decode().replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(of.ranks):
+        return f"its equation {left!r} is one of {len(terms)} operands, and it has {len(of.ranks)}"
+    for term, rank in zip(terms, of.ranks, strict=True):
+        letters = len(term.replace("...", ""))
+        if rank is not None and (letters > rank if "..." in term else letters != rank):
+            return f"{term!r} in its equation does not fit an operand of {rank} axes"
+    letters_of = result.replace("...", "")
+    if len(set(letters_of)) < len(letters_of) or not set(result) <= set(left):
+        return f"the result {result!r} of its equation repeats a letter, or has one that no operand has"
+    return ""
+
+
 _CHECKS: Mapping[str, Callable[[_Operands], str]] = {
     "Resize": _resize,
     "Pad": _pad,
@@ -179,4 +205,5 @@ _CHECKS: Mapping[str, Callable[[_Operands], str]] = {
     "Split": _pieces,
     **{f"Reduce{kind}": _reduce for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()},
     "Squeeze": _reduce,
+    "Einsum": _einsum,
 }

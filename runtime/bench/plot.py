@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...rewriter.errors import OptionError
 from ..atomic import atomic
+from ..escaping import escape
 from .report import Report, Row
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _bars(axes: Axes, rows: list[Row], forward: Row) -> None:
 
 def _dress(axes: Axes, report: Report, rows: list[Row]) -> None:
     names = [row.method + (f" / {row.samples} samples" if row.samples > 1 else "") for row in rows]
-    axes.set_yticks(range(len(rows)), names, fontsize=8.5)
+    axes.set_yticks(range(len(rows)), [escape(name) for name in names], fontsize=8.5, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
     axes.axvline(1, color=INK, lw=0.8, ls=":", zorder=1)
@@ -79,8 +80,8 @@ def _dress(axes: Axes, report: Report, rows: list[Row]) -> None:
     threads = "" if machine.threads is None else f", {machine.threads} threads"
     axes.set_xlabel(f"time, as a multiple of the forward pass ({forward})", fontsize=9)
     shape = " × ".join(map(str, next(iter(report.shapes.values()))))
-    title = f"{report.title}, {shape}\n{machine.processor}, {machine.provider}{threads}"
-    axes.set_title(title, fontsize=10, loc="left")
+    title = f"{escape(report.title)}, {shape}\n{machine.processor}, {machine.provider}{threads}"
+    axes.set_title(title, fontsize=10, loc="left", parse_math=False)  # a $ in a name is a $
     _legend(axes, any(row.samples > 1 for row in rows))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...rewriter.cost import Floor
+from ..escaping import markdown
 from .machine import Machine
 from .timing import Spread
 
 FORWARD = "forward"
+
+Say = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,20 @@ class Report:
 
     @property
     def context(self) -> str:
-        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in self.shapes.items())
-        load = "" if self.load is None else f"; load of the machine before the start: {self.load:.1f}"
-        return f"{shapes} ({self.source}), lowered for {self.lowering}, up to {self.repeats} rounds{load}"
+        return self._context(str)
 
-    def gaps(self) -> list[str]:
-        """A line for each graph whose floors leave out nodes."""
+    def _context(self, say: Say) -> str:
+        shapes = ", ".join(f"{say(name)} {list(shape)}" for name, shape in self.shapes.items())
+        load = "" if self.load is None else f"; load of the machine before the start: {self.load:.1f}"
+        return (
+            f"{shapes} ({say(self.source)}), lowered for {self.lowering}, up to {self.repeats} rounds{load}"
+        )
+
+    def gaps(self, say: Say = str) -> list[str]:
+        """A line for each graph whose floors leave out nodes. say: how a name is written."""
         return [
-            f"The floors of `{row.method}` leave out {len(row.uncounted)} nodes, the first: {row.uncounted[0]}."
+            f"The floors of `{row.method}` leave out {len(row.uncounted)} nodes, the first: "
+            f"{say(row.uncounted[0])}."
             for row in (self.forward, *self.rows)
             if row.uncounted
         ]
@@ -102,16 +111,16 @@ class Report:
 
     def markdown(self) -> str:
         """The page: machine, table, what its columns are, what was refused."""
-        cells = [[f"`{row.method}`", *cells_of(row, self.forward)] for row in (self.forward, *self.rows)]
+        cells = [[_code(row.method), *cells_of(row, self.forward)] for row in (self.forward, *self.rows)]
         head, rule = ["", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]
         table = "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *cells))
-        refused = "\n".join(f"- `{name}`: {why}" for name, why in self.refused.items())
+        refused = "\n".join(f"- {_code(name)}: {markdown(why)}" for name, why in self.refused.items())
         tail = f"\n## Left out\n\n{refused}\n" if refused else ""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        missing = "".join(f"\n{line}\n" for line in self.gaps())
+        missing = "".join(f"\n{line}\n" for line in self.gaps(markdown))
         return (
-            f"# What explanations of {self.title} cost\n\n{self.machine}\n{versions}.\n\n{self.context}.\n\n{table}\n\n"
-            f"{LEGEND}\n{missing}{tail}"
+            f"# What explanations of {markdown(self.title)} cost\n\n{self.machine}\n{versions}.\n\n"
+            f"{self._context(markdown)}.\n\n{table}\n\n{LEGEND}\n{missing}{tail}"
         )
 
 
@@ -154,6 +163,11 @@ def cells_of(row: Row, forward: Row) -> list[str]:
         f"{row.bytes / 1e6:.2f} MB" if own else f"{row.bytes / forward.bytes:.3f}",
         _time(row.session) if own else f"{row.session / forward.session:.2f}",
     ]
+
+
+def _code(name: str) -> str:
+    """A method's name as code. Code has no escapes: a name with a backtick or a bar is text."""
+    return markdown(name) if set(name) & set("`|\\") or not name.isprintable() else f"`{name}`"
 
 
 def _time(seconds: float) -> str:

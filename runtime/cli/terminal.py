@@ -16,12 +16,7 @@ from typing import TextIO
 
 from rich.text import Text
 
-
-def escape(text: str) -> str:
-    """Every character that is not printable as JSON spells it; all others as they are."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+from ..escaping import escape
 
 
 def safe(text: str) -> Text:

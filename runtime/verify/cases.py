@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +24,9 @@ Given: TypeAlias = str | os.PathLike[str] | npt.NDArray[Any] | Mapping[str, npt.
 
 SIZE = 32
 """Of an axis that nothing gives a size."""
+
+MOST = 2**28
+"""Elements of an input: a file from elsewhere may declare any size."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,13 @@ class Maker:
             first = 2 if self.preprocessing is not None and self.preprocessing.layout == "NCHW" else 1
             for axis, side in zip((first, first + 1), size, strict=True):
                 known[axis] = known[axis] or side
-        return tuple(dim or (self.samples if i == 0 else SIZE) for i, dim in enumerate(known))
+        shape = tuple(dim or (self.samples if i == 0 else SIZE) for i, dim in enumerate(known))
+        if prod(shape) > MOST:
+            raise OptionError(
+                f"input {slot.name!r} of shape {list(shape)} has more than {MOST} elements: that many are not drawn; "
+                "give smaller sizes with shapes= (--shape)"
+            )
+        return shape
 
     def _ends(self, slot: Slot, shape: tuple[int, ...]) -> tuple[Array, Array] | None:
         """The ends of the range, to broadcast against the input: the options low and high, else black and white."""

@@ -12,6 +12,7 @@ import onnx
 
 import onnxplain
 from onnxplain import ExplainError
+from tests.fuzz.graphs import explained
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import operator_models, sound_models
 
@@ -104,4 +105,5 @@ KINDS: dict[str, Callable[[int], str]] = {
     "operator": damaged_operator,
     "emitted": damaged_emitted,
     "emitted-operator": damaged_emitted_operator,
+    "graph": explained,
 }

@@ -52,11 +52,12 @@ def _results(kind: str, start: int, stop: int) -> Iterator[tuple[int, str, float
         )
         pending: int | None = None
         assert worker.stdout is not None
-        for line in worker.stdout:
-            told = json.loads(line)
-            pending = None if "what" in told else int(told["case"])
-            if "what" in told:
-                yield int(told["case"]), str(told["what"]), float(told["seconds"])
+        with worker.stdout:
+            for line in worker.stdout:
+                told = json.loads(line)
+                pending = None if "what" in told else int(told["case"])
+                if "what" in told:
+                    yield int(told["case"]), str(told["what"]), float(told["seconds"])
         status = worker.wait()
         if pending is None and status == 0:
             return

@@ -161,3 +161,13 @@ def test_apart_is_front_and_rest() -> None:
     assert np.array_equal(e, TABLE[IDS])
     assert np.array_equal(run(parts.rest.model, {"e": e})["y"], run(tokens(), {"ids": IDS})["y"])
     assert apart(load(EMBEDDED), None) is None
+
+
+@pytest.mark.parametrize("kind", ("float", "int32", "uint8"))
+@pytest.mark.parametrize("method", ("saliency", "integrated-gradients"))
+def test_a_scalar_is_no_batch(kind: str, method: str) -> None:
+    body = "<float[1,3] w = {1, 2, 3}> { a = Cast <to = 1> (x) y = Mul(w, a) }"
+    model = net(f"g ({kind} x) => (float[1,3] y) {body}")
+    for names in (None, ("x",)):
+        with pytest.raises(TargetError, match="is a scalar: it has no batch axis"):
+            compile_model(model, find(method), Request(inputs=names))

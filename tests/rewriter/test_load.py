@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,27 @@ def test_files_that_are_no_models(write: Callable[[Path], None], tmp_path: Path)
 def test_paths_without_a_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model file|cannot read"):
         load(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("link", (False, True))
+def test_a_pipe_is_not_opened(link: bool, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    os.mkfifo(tmp_path / "pipe" if link else path)
+    if link:
+        path.symlink_to(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="is a pipe, a socket or a device, and is not opened"):
+        load(path)
+
+
+def test_a_name_that_becomes_a_pipe_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.onnx"
+    os.mkfifo(path)
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    with pytest.raises(ModelError, match="changed while it was read"):
+        load(path)
 
 
 def test_a_model_without_nodes_inputs_outputs_or_operator_set() -> None:

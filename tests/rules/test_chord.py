@@ -333,3 +333,13 @@ def test_double_models() -> None:
     got: NDArray[np.float64] = multipliers(model, x, ct, x0)
     assert got.dtype == np.float64
     assert imbalance(model, x, x0, ct, got, head="prob") < 1e-11
+
+
+@pytest.mark.parametrize(
+    "front", ("c = Cast <to = 1> (x)", "c = Identity (z)", "c = Transpose <perm = [0, 1]> (z)")
+)
+def test_a_product_with_what_an_input_becomes(front: str) -> None:
+    """Neither factor is the reciprocal of anything: there is an input, and nothing in front of it."""
+    text = f"g (int32[N,3] x, float[N,3] z) => (float[N,3] y) {{ {front} d = Tanh (c) y = Mul (d, c) }}"
+    made, _ = compile_model(net(text), DEEPLIFT_RESCALE, Request(inputs=("c" if "(x)" in front else "z",)))
+    assert any(value.name.startswith("attribution") for value in made.graph.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,34 @@ def test_bad_options(method: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError) as error:
         compile_model(linear_model(), method, Request(options=options))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("side", (1 << 15, 1 << 20, 1 << 27))
+@pytest.mark.parametrize(
+    ("method", "options"),
+    (
+        (OCCLUSION_GRAPH, {"k": 1, "stride": 1}),
+        (OCCLUSION_GRAPH, {"k": 1, "stride": 1, "border": "truncate"}),
+        (RISE_GRAPH, {"n": 10, "grid": 1024}),
+        (RISE_GRAPH, {"n": 100_000, "grid": 1024}),
+    ),
+)
+def test_masks_of_a_huge_picture_are_not_made(side: int, method: Any, options: dict[str, Any]) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["out"]),
+    ]
+    model = model_of(nodes, {"x": [1, 3, side, side]}, {"out": [1, 3]})
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            OptionError, match=rf"masks of \d+ bytes, over the limit .* image of {side} x {side}"
+        ):
+            compile_model(model, method, Request(options=options))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 24
 
 
 def test_inputs_that_are_no_pictures() -> None:

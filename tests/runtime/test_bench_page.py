@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
 
 from onnxplain.rewriter.cost import Floor
 from onnxplain.runtime.bench import Report, Row, Spread
+from onnxplain.runtime.bench.plot import plot
 from tests.runtime.test_bench import MACHINE
 
 
@@ -64,3 +70,34 @@ def test_an_infinite_floor_is_valid_json() -> None:
     found = invented(made_up("saliency", 0.02, floor=Floor(math.inf, 1.0), least=0.0))
     assert json.loads(found.json())["rows"][1]["floor"]["arithmetic"] is None
     assert found.rows[0].over_least == 0.0
+
+
+HOSTILE = "a|b `c` <script>\n# $\\frac$ [d](javascript:e) \x1b[31m"
+
+
+def test_hostile_names_are_text_on_the_page() -> None:
+    found = replace(
+        invented(made_up("saliency", 0.02, uncounted=(HOSTILE,))),
+        title=HOSTILE,
+        source=HOSTILE,
+        shapes={HOSTILE: (1, 2)},
+        refused={HOSTILE: HOSTILE},
+    )
+    page, plain = found.markdown(), invented(made_up("saliency", 0.02, uncounted=("b",))).markdown()
+    told = page.replace("\n\n## Left out\n\n- ", "").count("\n"), plain.count("\n")
+    assert told[0] - told[1] in (0, 1)  # no name breaks a line: only the list of what is left out is more
+    assert "<script>" not in page and "\x1b" not in page and "[d](" not in page
+    assert page.count(r"a\|b \`c\` &lt;script&gt;\\n# $\\frac$ \[d\](javascript:e)") == 6
+    assert found.context.startswith(HOSTILE)  # the terminal has an escape of its own
+
+
+@pytest.mark.parametrize("suffix", ("svg", "png"))
+def test_hostile_names_are_text_in_the_picture(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"bars.{suffix}"
+    plot(replace(invented(made_up("$\\frac$<b>", 0.02)), title=HOSTILE), path)
+    assert path.stat().st_size > 1000
+    if suffix == "svg":
+        words = path.read_text(encoding="utf-8")
+        ElementTree.fromstring(words)
+        assert "<script" not in words and "\x1b" not in words

@@ -122,6 +122,22 @@ def test_a_model_that_takes_too_much_is_not_run() -> None:
     assert set(found) == {"unproved"}
 
 
+@pytest.mark.parametrize("channels", (10**7, 2**31))
+def test_an_input_that_takes_too_much_is_not_made(channels: int) -> None:
+    model = net(
+        f"g (float[N,{channels},6,6] x) => (float[N,{channels},1,1] y) {{ y = GlobalAveragePool(x) }}"
+    )
+    with pytest.warns(ExplainWarning, match="not proved: a random input of it would take"):
+        found = proof_of(model)
+    assert set(found) == {"unproved"}
+
+
+def test_a_loop_is_proved_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    """The proof runs a shorter loop than the file's: nobody has changed the file."""
+    found = proof_of(models.path("mnist_lenet"), "integrated-gradients")
+    assert found["outputs"] and not caplog.records
+
+
 def test_a_model_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxplain.runtime.proof_runs.SECONDS", 0.2)
     body = "b (int64 i, bool c, float[N,3] v) => (bool d, float[N,3] w) { d = Identity(c) w = Tanh(v) }"

@@ -135,6 +135,27 @@ def test_a_pool_of_many_cells_adds_no_constant_of_its_size() -> None:
             assert len(made.graph.node) < 100
 
 
+@pytest.mark.parametrize(
+    ("equation", "words"),
+    (
+        ("", "is one of 1 operands, and it has 2"),
+        ("bij", "is one of 1 operands, and it has 2"),
+        ("bij,jk,k->bi", "is one of 3 operands, and it has 2"),
+        ("bi,jk->bk", "'bi' in its equation does not fit an operand of 3 axes"),
+        ("bijl,jk->bk", "'bijl' in its equation does not fit an operand of 3 axes"),
+        ("...bijl,jk->...k", "does not fit an operand of 3 axes"),
+    ),
+)
+@pytest.mark.parametrize("method", ("saliency", "lrp.epsilon-plus"))
+def test_an_equation_that_does_not_fit_its_operands(equation: str, words: str, method: str) -> None:
+    body = '<float[4,2] w = {1,2,3,4,5,6,7,8}> { y = Einsum <equation = "bij,jk->bik"> (x, w) }'
+    model = net(f"g (float[N,3,4] x) => (float[N,3,2] y) {body}")
+    compile_model(model, find(method), Request(target="cotangent"))
+    _set("equation", equation)(model)
+    with pytest.raises(ModelError, match=re.escape(words)):
+        compile_model(model, find(method), Request(target="cotangent"))
+
+
 def test_an_equation_with_a_nul_is_refused() -> None:
     """onnx's shape inference does not come to an end over one."""
     model = net('g (float[N,3] x) => (float[N,3] y) { y = Einsum <equation = "ij->ij"> (x) }')

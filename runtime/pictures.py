@@ -23,6 +23,7 @@ from .compiling import Model, compile, description
 from .describe import Description
 from .explainer import Explainer
 from .images import Picture, opened, opened_all, prepare, save_image
+from .loading import load_onnxruntime
 from .panel import Cell, Row, panel
 from .perturb.registry import refuse_techniques
 from .render import back_projection, overlay, readout, signed

@@ -34,6 +34,10 @@ def _count(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
+def _probes(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= 64
+
+
 def _shapes(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         _text(key) and isinstance(one, Sequence) and not isinstance(one, (str, bytes))
@@ -83,7 +87,7 @@ _WANTED: Mapping[str, tuple[Callable[[object], bool], str]] = MappingProxyType(
         "providers": (_providers, "the name of an execution provider, or a list of them, one at least"),
         "threads": (_count, "a whole number of threads, at least 1"),
         "batch": (_count, "a whole number, at least 1"),
-        "probes": (_count, "a whole number, at least 1"),
+        "probes": (_probes, "a whole number from 0 (no unrolled file) to 64"),
         "cache": (_path, "a folder"),
         "target": (_class, '"top", the index of a class, or its name'),
     }

@@ -23,6 +23,7 @@ from .compiling import Model, compile, description
 from .describe import Description
 from .explainer import Explainer
 from .images import Picture, opened, opened_all, prepare, save_image
+from .loading import load_onnxruntime
 from .panel import Cell, Row, panel
 from .perturb.registry import refuse_techniques
 from .render import back_projection, overlay, readout, signed
@@ -99,7 +100,7 @@ def explain(
     as `compile`. An emitted file may stand for the model: then its own method is used. Saliency by default.
     Raises ImageError, TargetError and what `compile` raises.
     """
-    vet_arguments(preprocessing=preprocessing, labels=labels, target=target)
+    vet_arguments(preprocessing=preprocessing, labels=labels, target=target, shapes=options.get("shapes"))
     pictures = _given(images)
     vetting = {key: options.pop(key) for key in VETTING if key in options}
     source = load_source(model, **vetting)
@@ -111,6 +112,7 @@ def explain(
         raise ModelError("the model's input is not a picture; in Python: onnxplain.compile(...)(array)")
     if not pictures or not names:
         raise OptionError("nothing to explain: give at least one picture and one method")
+    load_onnxruntime()  # without it nothing can be explained: said before anything is compiled
     chosen = -1 if target == "top" else class_index(target, about.labels)
     prepared = [_prepared(picture, about) for picture in pictures]
     found: list[list[Explained]] = [[] for _ in prepared]

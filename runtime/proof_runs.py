@@ -252,7 +252,10 @@ class File:
 
     def ask(self, feeds: Arrays) -> dict[str, Array]:
         """All outputs. What the file takes besides is class 0, ones, and the noise of its seed."""
-        rows = max(len(array) for array in feeds.values() if array.ndim)
+        lead = self.lead(feeds)
+        declared = {value.name: tensor_type(value).shape or () for value in self.model.graph.input}
+        counted = [array for name, array in feeds.items() if lead is None or declared[name][:1] == (lead,)]
+        rows = max(len(array) for array in counted if array.ndim)
         more = {
             value.name: _ones(value, feeds, self.model, rows)
             for value in self.model.graph.input

@@ -84,9 +84,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compiled, read and shown where there is no onnxruntime."""
     path = tmp_path_factory.mktemp("face") / "a.onnx"
     code = f"""
-import onnxplain
+import warnings, onnxplain
 from onnxplain.runtime.cli import main
-explainer = onnxplain.compile({str(models.path("mnist_lenet"))!r}, "guided-backprop", reduce="sum")
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always", onnxplain.ExplainWarning)
+    explainer = onnxplain.compile({str(models.path("mnist_lenet"))!r}, "guided-backprop", reduce="sum")
+assert [w.category for w in told] == [onnxplain.ExplainWarning]
+assert "is not proved: onnxruntime cannot be imported" in str(told[0].message)
+assert set(explainer.card.proof) == {{"unproved"}}
 explainer.save({str(path)!r})
 assert onnxplain.load({str(path)!r}).card == explainer.card
 explainer.check_source({str(models.path("mnist_lenet"))!r})
@@ -117,6 +122,15 @@ except onnxplain.ProviderError as error:
     done = python(code, blocked=("onnxruntime",))
     assert (done.returncode, done.stderr) == (0, "")
     assert "install exactly one of onnxplain[cpu] and onnxplain[gpu]" in done.stdout
+
+
+def test_the_command_compiles_without_onnxruntime(tmp_path: Path) -> None:
+    words = ["compile", str(models.path("mnist_lenet")), "-o", "a.onnx"]
+    code = f"from onnxplain.runtime.cli import main; sys.exit(main({words!r}))"
+    done = python(code, blocked=("onnxruntime",), cwd=tmp_path)
+    assert done.returncode == 0 and [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert done.stderr.startswith("onnxplain: the forward pass is not proved: onnxruntime cannot be imported")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_command_without_onnxruntime(tmp_path: Path) -> None:

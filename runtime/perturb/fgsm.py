@@ -17,6 +17,7 @@ from ...rules.adversarial import ADVERSARIAL
 from ..compiling import Model, compile, description
 from ..opening import open_session
 from ..session import run
+from ..telling import ZERO, Finding, warn
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -59,7 +60,8 @@ def smallest_flip(
 
     x (N, ...): in the model's input space. eps, lo, hi: in units of the pixels' range where the preprocessing of the
     model is known, else of the input (see the method `fgsm`). label: what the loss is about, one or one a picture; -1
-    is the predicted class. All ε are tried: a larger one need not flip what a smaller one does.
+    is the predicted class. All ε are tried: a larger one need not flip what a smaller one does. Pictures that no step moves are told by an
+    ExplainWarning.
 
     Raises OptionError for an empty sweep or an ε below 0, ImageError for an empty batch, and what `compile` raises.
     """
@@ -78,17 +80,22 @@ def smallest_flip(
         lo=lo,
         hi=hi,
     )
+    step_away.tells = False  # a gradient below the smallest number still has signs
     of = scored(source, "logit", output=output)
     session = open_session(score_model(of), None, providers, threads=threads)
     images = np.ascontiguousarray(images, of.x.dtype)
     before, after = _classes(session, of.x.name, images), []
     last, smallest = images.copy(), np.full(len(images), np.inf)
+    still = np.full(len(images), steps[-1] > 0)
     for step in steps:
         moved = step_away(images, target=label, eps=np.full((len(images), 1), step)).results[ADVERSARIAL]
         after.append(_classes(session, of.x.name, moved))
+        still &= (moved == images).reshape(len(images), -1).all(axis=1)
         going = np.isinf(smallest)
         last[going] = moved[going]
         smallest[going & (after[-1] != before)] = step
+    if still.any():
+        warn("fgsm", [Finding("step", ZERO, tuple(np.flatnonzero(still).tolist()), len(images))])
     return Flips(steps, before, np.stack(after), smallest, last)
 
 

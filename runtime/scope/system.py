@@ -79,8 +79,6 @@ class System:
 
     @classmethod
     def of(cls, model: Model, x0: Given, asked: Asked) -> System:
-        if asked.probes is not None and (isinstance(asked.probes, bool) or not 0 <= asked.probes <= 64):
-            raise OptionError(f"probes is {asked.probes}; give 0 (no unrolled file) to 64")
         if not isinstance(x0, Mapping):
             _vet_batch(x0, "x0")
         source = model if isinstance(model, Source) else load(model)

@@ -115,8 +115,8 @@ def test_a_model_that_cannot_be_run_is_told() -> None:
 
 
 def test_a_model_that_takes_too_much_is_not_run() -> None:
-    pads = "<int64[8] p = {0, 0, 0, 0, 0, 0, 60000, 60000}>"
-    model = net(f"g (float[N,1,4,4] x) => (float[N,1,A,B] y) {pads} {{ r = Pad(x, p) y = ReduceMean(r) }}")
+    pads = "<int64[8] p = {0, 0, 0, 0, 0, 0, 60000, 60000}, int64[2] a = {2, 3}>"
+    model = net(f"g (float[N,1,4,4] x) => (float[N,1,A,B] y) {pads} {{ r = Pad(x, p) y = ReduceMean(r, a) }}")
     with pytest.warns(ExplainWarning, match="not proved: a run of it would take about 14"):
         found = proof_of(model, target="cotangent")
     assert set(found) == {"unproved"}

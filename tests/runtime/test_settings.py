@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxplain import models
-from onnxplain.rewriter.errors import OptionError
+from onnxplain.rewriter.errors import ExplainWarning, OptionError
 from onnxplain.rewriter.load import load
 from onnxplain.rules.registry import find
 from onnxplain.runtime.compiling import compile
@@ -22,7 +22,8 @@ def test_an_array_file_becomes_the_baseline(tmp_path: Path) -> None:
     """Integrated gradients from the picture itself are zero: the file was read, and is the baseline."""
     x = np.random.default_rng(0).uniform(0, 1, (1, 1, 28, 28)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    same = compile(LENET, "integrated-gradients", baseline=str(tmp_path / "x.npy"), steps=2)(x)
+    with pytest.warns(ExplainWarning, match="attribution is zero everywhere"):
+        same = compile(LENET, "integrated-gradients", baseline=str(tmp_path / "x.npy"), steps=2)(x)
     assert np.abs(same.attribution).max() == 0
     zeros = compile(LENET, "integrated-gradients", steps=2)(x)
     assert np.abs(zeros.attribution).max() > 0

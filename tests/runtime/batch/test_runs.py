@@ -229,7 +229,7 @@ def test_a_fixed_batch_is_run_alone(photos: Path, tmp_path: Path) -> None:
     ("providers", "error", "said"),
     [
         ("kuda", onnxplain.OptionError, "did you mean 'cuda'"),
-        ([], onnxplain.OptionError, "providers is empty"),
+        ([], onnxplain.OptionError, r"providers is \[\]; give the name"),
         (["auto", "cpu"], onnxplain.OptionError, '"auto" chooses the provider itself'),
         (["cpu", "CPUExecutionProvider"], onnxplain.OptionError, "'cpu' is listed twice"),
         (ABSENT, onnxplain.ProviderError, f"without {ABSENT}"),

@@ -14,7 +14,7 @@ from onnx import helper
 from PIL import Image
 
 import onnxplain
-from onnxplain import models
+from onnxplain import ExplainWarning, models
 from onnxplain.runtime.cli import perturb as command
 from onnxplain.runtime.perturb import perturbing
 from onnxplain.runtime.perturb.budget import Estimate
@@ -155,11 +155,12 @@ def test_pictures_of_other_digits_from_a_folder(cli: Cli, digit: Path) -> None:
 
 def test_an_element_of_a_tensor(cli: Cli, digit: Path) -> None:
     hidden = next(node.output[0] for node in onnx.load(LENET).graph.node if node.op_type == "Relu")
-    ran = cli("perturb", LENET, digit, *COARSE, "--score", hidden, "--target", "5", "-o", "h.png")
+    # The element looks at a corner of the picture, where no digit is: covering it changes nothing.
+    with pytest.warns(ExplainWarning, match="^occlusion: map is zero everywhere$"):
+        ran = cli("perturb", LENET, digit, *COARSE, "--score", hidden, "--target", "5", "-o", "h.png")
     _, record = numbers(cli, "h")
     assert record["score"] == record["tensor"] == hidden and record["names"] == [f"{hidden}[5]"]
-    # The element looks at a corner of the picture, where no digit is: covering it changes nothing.
-    assert ran.code == 0 and ran.err.splitlines()[-1] == "onnxplain: occlusion: map is zero everywhere"
+    assert ran.code == 0
 
 
 def test_a_guess_is_said(cli: Cli) -> None:

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from onnxplain import models
-from onnxplain.rewriter.errors import OptionError
+from onnxplain.rewriter.errors import ExplainWarning, OptionError
 from onnxplain.runtime.lanes import Progress
 from onnxplain.runtime.perturb.difference import (
     PDA_MEAN,
@@ -101,8 +101,10 @@ def test_true_windows_say_nothing() -> None:
     assert not prediction_difference(prober, asked, true.__getitem__, 1, [0, 1, 2]).any()
     image = np.repeat(prober.planes[None], 3, axis=0)
     marginal: dict[str, Any] = {"k": K, "variant": "marginal", "images": image}
-    assert not perform(prober, PDA_MEAN, **marginal).maps.any()
-    assert not perform(prober, PDA_SAMPLING, samples=3, **marginal).maps.any()
+    with pytest.warns(ExplainWarning, match="zero everywhere"):
+        assert not perform(prober, PDA_MEAN, **marginal).maps.any()
+    with pytest.warns(ExplainWarning, match="zero everywhere"):
+        assert not perform(prober, PDA_SAMPLING, samples=3, **marginal).maps.any()
 
 
 def linear(squash: str, seed: int = 1) -> tuple[onnx.ModelProto, Array, Array]:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxplain import ImageError, OptionError, models
+from onnxplain import ExplainWarning, ImageError, OptionError, models
 from onnxplain.rewriter.load import load
 from onnxplain.runtime.perturb.fgsm import SWEEP, smallest_flip
 from tests.runtime.small import model_of
@@ -39,6 +39,12 @@ def test_the_label_decides_the_direction() -> None:
 def test_a_model_that_is_sure_of_itself() -> None:
     """z_0 - z_1 = 500: the gradient of the cross-entropy is 0 in float32, its sign is not."""
     assert smallest_flip(two(1000.0), np.array([[0.5, 0.0]]), [0.1, 0.3]).smallest.tolist() == [0.3]
+
+
+def test_pictures_that_no_step_moves_are_told() -> None:
+    with pytest.warns(ExplainWarning, match="step is zero everywhere in rows 0, 1 of 2"):
+        found = smallest_flip(two(0.0), np.eye(2), [0.1, 0.3])
+    assert np.isinf(found.smallest).all() and np.array_equal(found.pictures, np.eye(2))
 
 
 def test_digits() -> None:

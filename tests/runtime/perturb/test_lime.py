@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxplain import OptionError
+from onnxplain import ExplainWarning, OptionError
 from onnxplain.runtime.perturb.backdrop import segment_means
 from onnxplain.runtime.perturb.lime import LIME, fit, proximity, ridge, sample
 from onnxplain.runtime.perturb.segments import grid_labels, switched
@@ -139,7 +139,8 @@ def test_only_some_features() -> None:
 
 
 def test_a_constant_classifier_has_no_weights() -> None:
-    found = perform(constant(), LIME, [0, 1], grid=3, n=50)
+    with pytest.warns(ExplainWarning, match="zero everywhere in rows 0, 1 of 2"):
+        found = perform(constant(), LIME, [0, 1], grid=3, n=50)
     assert not found.maps.any()
     assert found.record["found"]["intercept"] == pytest.approx([0.7, 0.7])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxplain import OptionError
+from onnxplain import ExplainWarning, OptionError
 from onnxplain.runtime.perturb.occlusion import OCCLUSION, OcclusionSettings, tiling
 from onnxplain.runtime.perturb.technique import perform
 from tests.runtime.perturb.masking import (
@@ -117,7 +117,8 @@ def test_the_batch_does_not_matter() -> None:
 
 
 def test_a_constant_classifier_has_no_drop() -> None:
-    assert not perform(constant(), OCCLUSION, [0, 1], k=3).maps.any()
+    with pytest.warns(ExplainWarning, match="zero everywhere in rows 0, 1 of 2"):
+        assert not perform(constant(), OCCLUSION, [0, 1], k=3).maps.any()
 
 
 def test_colours() -> None:

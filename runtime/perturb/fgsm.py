@@ -60,8 +60,8 @@ def smallest_flip(
 
     x (N, ...): in the model's input space. eps, lo, hi: in units of the pixels' range where the preprocessing of the
     model is known, else of the input (see the method `fgsm`). label: what the loss is about, one or one a picture; -1
-    is the predicted class. All ε are tried: a larger one need not flip what a smaller one does. Pictures that no step moves are told by an
-    ExplainWarning.
+    is the predicted class. All ε are tried: a larger one need not flip what a smaller one does. Pictures that no step
+    moves are told by an ExplainWarning.
 
     Raises OptionError for an empty sweep or an ε below 0, ImageError for an empty batch, and what `compile` raises.
     """

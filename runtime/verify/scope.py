@@ -47,7 +47,7 @@ def _other(subject: Subject, name: str) -> Explainer | None:
         if name != COLUMNS:
             raise
         return None
-    return Explainer(model, card, providers=subject.providers, threads=subject.threads)
+    return subject.opened(model, card)
 
 
 def _at_x(subject: Subject, other: Explainer | None, case: Case) -> tuple[Floats, Floats, Floats]:

@@ -147,10 +147,16 @@ class Subject:
             deterministic=optimization == "disabled",
         )
 
+    def opened(self, model: onnx.ModelProto, card: Card | None = None) -> Explainer:
+        """A file of our own making, asked for its numbers: zeros among them are not told."""
+        made = Explainer(model, card or self.card, providers=self.providers, threads=self.threads)
+        made.tells = False
+        return made
+
     @cached_property
     def _probe(self) -> tuple[Explainer, str]:
         model, name = exposed(self.model, self.head, len(self.own), self.explained[0])
-        return Explainer(model, self.card, providers=self.providers, threads=self.threads), name
+        return self.opened(model), name
 
     @cached_property
     def _values(self) -> Any:
@@ -158,7 +164,7 @@ class Subject:
         if loop_of(self.model) is None:
             return self.session(forward_part(self.model, [self.head]))
         model = first_trip(self._probe[0].model)
-        return Explainer(model, self.card, providers=self.providers, threads=self.threads)
+        return self.opened(model)
 
     def attributions(self, result: Result) -> dict[str, Floats]:
         """By the name of the explained input, in float64."""

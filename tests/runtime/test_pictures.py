@@ -239,7 +239,7 @@ def test_a_file_of_a_method_that_is_not_installed_here(tmp_path: Path) -> None:
 
 def test_a_model_without_a_picture() -> None:
     model = model_of([onnx.helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 3]}, {"y": ["N", 3]})
-    with pytest.raises(ModelError, match=r"not a picture; use the Python API: onnxplain\.compile"):
+    with pytest.raises(ModelError, match=r"not a picture; in Python: onnxplain\.compile"):
         onnxplain.explain(model, plain("red"))
 
 

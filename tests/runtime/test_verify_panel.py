@@ -61,7 +61,9 @@ def test_an_untouched_file_passes(net: str, method: str) -> None:
 def test_a_map_a_fifth_too_large_fails_there_too(net: str, method: str, check: str) -> None:
     model, file = emitted(net, method)
     changed = (
-        times(file, 1.2) if net != "half" else spliced(file, "attribution", _more, fifth=np.float16(1.2))
+        times(file, 1.2)
+        if net != "half"
+        else spliced(file, "attribution", _more, fifth=np.asarray(1.2, np.float16))
     )
     found = verify(opened(changed), model=model)
     assert check in {outcome.check for outcome in found.outcomes if outcome.failed}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from ...rewriter.errors import ExplainError
-from ..explainer import Explainer
 from .cases import Array, Case, Maker
 from .outcome import NotApplicable
 from .subject import Floats, Subject
@@ -89,8 +88,7 @@ def _elsewhere(subject: Subject, case: Case) -> str:
         if loop_of(subject.model) is None:
             return ""
         model, name = finiteness(subject.model, subject.head)
-        explainer = Explainer(model, subject.card, providers=subject.providers, threads=subject.threads)
-        explainer.tells = False
+        explainer = subject._quiet(model)
         found = subject._ask(explainer, case.feeds, -1, {**subject.more, **subject.beside(case)}).outputs[
             name
         ]

@@ -150,7 +150,13 @@ class Subject:
     @cached_property
     def _probe(self) -> tuple[Explainer, str]:
         model, name = exposed(self.model, self.head, len(self.own), self.explained[0])
-        return Explainer(model, self.card, providers=self.providers, threads=self.threads), name
+        return self._quiet(model), name
+
+    def _quiet(self, model: onnx.ModelProto) -> Explainer:
+        """A copy of the file that is run for z: what its maps say is told by a check."""
+        explainer = Explainer(model, self.card, providers=self.providers, threads=self.threads)
+        explainer.tells = False
+        return explainer
 
     @cached_property
     def _values(self) -> Any:
@@ -158,7 +164,7 @@ class Subject:
         if loop_of(self.model) is None:
             return self.session(forward_part(self.model, [self.head]))
         model = first_trip(self._probe[0].model)
-        return Explainer(model, self.card, providers=self.providers, threads=self.threads)
+        return self._quiet(model)
 
     def attributions(self, result: Result) -> dict[str, Floats]:
         """By the name of the explained input, in float64."""

@@ -220,8 +220,8 @@ class Emit:
 
     def _sizes(self, x: Value, at: int, count: int) -> Value:
         """The sizes of x, but for one axis: constant where they are static."""
-        dims = list(x.shape or ())
-        dims[at : at + 1] = [count]
+        shape: list[Any] = [] if x.shape is None else list(x.shape)
+        dims = [*shape[:at], count, *shape[at + 1 :]]
         if x.shape is not None and all(isinstance(dim, int) for dim in dims):
             return self.ints(*dims)
         before = [self.size(x, axis) for axis in range(at)]

@@ -132,12 +132,10 @@ def _back(node: Node, views: Mapping[str, tuple[int, Sequence[Dim]]]) -> int | N
         return None
     axis, shape = views[node.inputs[0].name]
     now = node.outputs[0].shape
-    known = (
-        now is not None and len(now) == len(shape) and isinstance(now[axis], int) and now[axis] == shape[axis]
-    )
-    fits = known and all(
-        a == b for a, b in zip(now[1:], shape[1:], strict=True) if isinstance(a, int) and isinstance(b, int)
-    )
+    if now is None or len(now) != len(shape) or not isinstance(now[axis], int) or now[axis] != shape[axis]:
+        return None
+    pairs = zip(now[1:], shape[1:], strict=True)
+    fits = all(a == b for a, b in pairs if isinstance(a, int) and isinstance(b, int))
     return axis if fits else None
 
 

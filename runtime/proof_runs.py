@@ -238,8 +238,12 @@ class File:
 
     def lead(self, feeds: Arrays) -> str | None:
         """The name of the batch axis, which target and maps have; None where it is fixed."""
-        inputs = {value.name: tensor_type(value).shape or () for value in self.model.graph.input}
-        outputs = {value.name: tensor_type(value).shape or () for value in self.model.graph.output}
+        inputs: dict[str, tuple[Dim, ...]] = {
+            value.name: tensor_type(value).shape or () for value in self.model.graph.input
+        }
+        outputs: dict[str, tuple[Dim, ...]] = {
+            value.name: tensor_type(value).shape or () for value in self.model.graph.output
+        }
         free = [inputs[name][0] for name in feeds if inputs[name] and isinstance(inputs[name][0], str)]
         told = [inputs.get("target", ()), *(outputs[name] for name in self.card.outputs if name in outputs)]
         chosen = next((shape[0] for shape in told if shape and shape[0] in free), free[0] if free else None)

@@ -113,7 +113,8 @@ def test_relevance_equals_that_of_zennit(name: str, case: str) -> None:
     want = oracle.relevance(twin, composite(), x, target)
     made, _ = compile_model(model, METHODS[method], Request(target=target, options=options))
     wide = ReferenceEvaluator(widened(made), new_ops=[OneHot])
-    exact = wide.run(["attribution"], {"image": x.astype(np.float64)})[0]
+    made_wide: Any = wide.run(["attribution"], {"image": x.astype(np.float64)})
+    exact = made_wide[0]
     assert exact.dtype == np.float64 and distance(exact, want) <= EXACT
     error = distance(np.asarray(session(made).run(["attribution"], {"image": x})[0]), want)
     if error > TOLERANCE:

@@ -115,8 +115,10 @@ def elements(trial: Trial, node: Node) -> Place:
     if rank is None:
         return grown(trial, node)
     own = int(node.attrs.get("axis", 0)) % rank
-    alike = len(found) == 1 and isinstance(place := next(iter(found)), Along) and place.axis != own
-    return place if alike else mixed(node, f"picks along axis {own} from all samples")
+    place = found.pop() if len(found) == 1 else None
+    if isinstance(place, Along) and place.axis != own:
+        return place
+    return mixed(node, f"picks along axis {own} from all samples")
 
 
 @on("GatherND")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, defs, helper
@@ -27,6 +28,10 @@ class Form:
 
 
 @cache
+def _kind_of(kind: Any) -> int:
+    return int(AttributeProto.AttributeType.Value(kind.name))
+
+
 def _form(op: str, version: int, domain: str) -> Form | None:
     """None for an operator that the installed onnx does not know."""
     try:
@@ -35,7 +40,7 @@ def _form(op: str, version: int, domain: str) -> Form | None:
         return None
     return Form(
         "" if domain else op,
-        {name: int(AttributeProto.AttributeType.Value(a.type.name)) for name, a in schema.attributes.items()},
+        {name: _kind_of(a.type) for name, a in schema.attributes.items()},
         frozenset(name for name, attribute in schema.attributes.items() if attribute.required),
         (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),

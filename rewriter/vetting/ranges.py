@@ -56,7 +56,9 @@ _EQUATION = re.compile("{0}(,{0})*(->{0})?".format(r"[A-Za-z]*(\.\.\.[A-Za-z]*)?
 
 def fault(op: str, name: str, value: Any) -> str:
     """What is wrong with the value of a standard operator's attribute; '' where nothing is."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+    values: list[Any] = [value]
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        values = list(value)
     if isinstance(value, bytes):
         if (op, name) == ("Einsum", "equation") and not _EQUATION.fullmatch(value.decode().replace(" ", "")):
             return f"the equation {value[:40]!r} is none"

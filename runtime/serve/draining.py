@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 import uvicorn
 
@@ -20,7 +21,8 @@ class Draining(uvicorn.Server):
         loop, config = asyncio.get_running_loop(), self.config
 
         def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            kind: Any = config.http_protocol_class
+            made: asyncio.Protocol = kind(
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return made

@@ -170,7 +170,8 @@ def _copy(target: Message, kinds: Kinds, draw: np.random.Generator) -> None:
 
 def _value(field: FieldDescriptor, old: Any, kinds: Kinds, draw: np.random.Generator) -> Any:
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return _one(list(field.enum_type.values), draw).number
+        kinds_of: Any = field.enum_type
+        return _one(list(kinds_of.values), draw).number
     if field.cpp_type in _BOUNDS:
         low, high = _BOUNDS[field.cpp_type]
         near = int(old or 0) + int(draw.integers(-2, 3))

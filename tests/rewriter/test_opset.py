@@ -182,7 +182,7 @@ def model_of(text: str, opset: int) -> onnx.ModelProto:
         values = floats(*shape, seed=i + 3)
         values = np.abs(values) if name in "pq" else values
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(0, np.float32), "zero"))
     return model
 
 
@@ -244,7 +244,7 @@ def test_the_first_versions_mean_what_the_specification_says(name: str) -> None:
     text, want = SPEC[name]
     model = net(f"g ({X}, float[3] c, float[3,4] b) => (float y) {{ {text} }}", opset=1, ir=3)
     for i, value in (("d", 2.5), ("two", 2.0), ("three", 3.0)):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), i))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, np.float32), i))
     if want is None:
         flat = np.exp(A.reshape(2, -1).astype(np.float64))
         want = (flat / flat.sum(1, keepdims=True)).reshape(A.shape)

@@ -96,7 +96,9 @@ def test_an_output_without_a_type_or_shape_is_inferred(output: onnx.ValueInfoPro
     assert np.array_equal(found, np.tile(np.array([-1, 0, 0], np.float32), (2, 1)))
 
 
-def of(nodes: list[onnx.NodeProto], shape: list[object], output: onnx.ValueInfoProto) -> onnx.ModelProto:
+def of(
+    nodes: list[onnx.NodeProto], shape: list[int | str | None], output: onnx.ValueInfoProto
+) -> onnx.ModelProto:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "g", [x], [output])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -55,7 +55,7 @@ def test_scores_behind_a_zipmap(method: str, output: str | None) -> None:
         session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
         scores = session.run(["scores"], {"x": x, "target": np.full((2, 1), -1)})[0]
         z = np.exp(x @ W)
-        for i, one in enumerate(scores):
+        for i, one in enumerate(np.asarray(scores)):
             np.testing.assert_allclose(
                 [one[c] for c in range(3)], (z / z.sum(1, keepdims=True))[i], rtol=1e-5
             )

@@ -190,7 +190,7 @@ def test_a_trip_has_rows_of_its_own(net_: str, method: str, rows: int) -> None:
         settings = quiet()
         settings.enable_mem_pattern = pattern
         want, got = (
-            ort.InferenceSession(m.SerializeToString(), settings).run(["attribution"], feeds)[0]
+            np.asarray(ort.InferenceSession(m.SerializeToString(), settings).run(["attribution"], feeds)[0])
             for m in (before, after)
         )
         assert np.abs(want).max() > 0

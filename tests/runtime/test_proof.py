@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.rewriter.nets import net
 IMAGE = "g (float[N,2,4,4] x) => (float[N,A,B,C] y)"
 
 
-def proof_of(model: onnx.ModelProto, method: str = "saliency", **options: Any) -> dict[str, Any]:
+def proof_of(model: onnx.ModelProto | Path, method: str = "saliency", **options: Any) -> dict[str, Any]:
     return dict(onnxplain.compile(model, method, **options).card.proof or {})
 
 

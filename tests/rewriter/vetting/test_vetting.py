@@ -46,7 +46,7 @@ def _weight(dims: list[int]) -> Callable[[onnx.ModelProto], None]:
     return lambda model: model.graph.initializer[0].CopyFrom(TensorProto(name="w", data_type=1, dims=dims))
 
 
-DAMAGE: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
+DAMAGE: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "element type": (_type(99), "element type 99"),
     "no element type": (_type(0), "'x' has no element type"),
     "sizes that overflow": (_size(2**60), "a size that nothing can hold"),

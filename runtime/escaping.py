@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-_MEANT = re.compile(r"[\\`*_~\[\]|]")
+_MEANT = re.compile(r"[\\`*~\[\]|]|(?<![^\W_])_|_(?![^\W_])")
+"""An underscore inside a word means nothing."""
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 

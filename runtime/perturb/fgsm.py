@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ...rewriter.load import load
 from ...rewriter.scores import score_model, scored
 from ...rules.adversarial import ADVERSARIAL
 from ..compiling import Model, compile, description
+from ..explainer import Explainer
 from ..opening import open_session
 from ..session import run
 from ..telling import ZERO, Finding, warn
@@ -84,12 +85,23 @@ def smallest_flip(
     of = scored(source, "logit", output=output)
     session = open_session(score_model(of), None, providers, threads=threads)
     images = np.ascontiguousarray(images, of.x.dtype)
-    before, after = _classes(session, of.x.name, images), []
+    return _swept(steps, images, label, step_away, lambda pictures: _classes(session, of.x.name, pictures))
+
+
+def _swept(
+    steps: tuple[float, ...],
+    images: Floats,
+    label: int | Sequence[int],
+    step_away: Explainer,
+    classes: Callable[[Floats], npt.NDArray[np.int64]],
+) -> Flips:
+    """Every ε in turn."""
+    before, after = classes(images), []
     last, smallest = images.copy(), np.full(len(images), np.inf)
     still = np.full(len(images), steps[-1] > 0)
     for step in steps:
         moved = step_away(images, target=label, eps=np.full((len(images), 1), step)).results[ADVERSARIAL]
-        after.append(_classes(session, of.x.name, moved))
+        after.append(classes(moved))
         still &= (moved == images).reshape(len(images), -1).all(axis=1)
         going = np.isinf(smallest)
         last[going] = moved[going]

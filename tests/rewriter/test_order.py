@@ -70,7 +70,7 @@ def test_what_names_a_size() -> None:
 
 def test_two_question_marks_are_two_sizes() -> None:
     """The mean over 2 x 5 cells: 1 / 10 everywhere."""
-    shape = ["?", 3, "?", "?"]
+    shape: list[int | str | None] = ["?", 3, "?", "?"]
     nodes = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Flatten", ["p"], ["y"])]
     model = of(nodes, shape, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["?", 3]))
     found = explained(model, {"x": floats(4, 3, 2, 5)}, Request(target=2))["attribution"]

@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
+import numpy as np
+
 from ..rewriter.errors import ProviderError
 
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -32,6 +34,10 @@ def load_onnxruntime() -> ModuleType:
     Raises ProviderError naming the two extras when it is missing or broken.
     """
     advice = "install exactly one of onnxplain[cpu] and onnxplain[gpu]"
+    # Our sessions make tiny numbers 0 in the calling thread too. numpy before 2.4 warns when it looks at a type for the
+    # first time under that setting, and remembers what it has seen.
+    for kind in (np.float16, np.float32, np.float64):
+        np.finfo(kind)
     os.environ.setdefault(TELEMETRY, "1")  # read once, while it is imported
     try:
         module = import_module("onnxruntime")

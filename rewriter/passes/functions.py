@@ -20,6 +20,11 @@ def inline(draft: Draft) -> None:
     if not draft.model.functions:
         return
     for function in draft.model.functions:
+        if any(a.HasField("g") or a.graphs for a in function.attribute_proto):
+            raise ModelError(
+                f"function {function.name!r} has a graph as the default of an attribute, which may call the function "
+                "again; export the model without it"
+            )
         _one_opset(function, draft.opset)
     sizes: dict[Key, int] = {}
     functions = {(f.domain, f.name, f.overload): f for f in draft.model.functions}

@@ -77,6 +77,8 @@ def fault(op: str, name: str, value: Any) -> str:
         )
     if not all(isinstance(v, int) for v in values):
         return ""
+    if name == "perm" and sorted(values) != list(range(len(values))):
+        return f"perm is {values[:8]}, which does not name every axis once"
     if name in _POSITIVE and not (values and all(0 < v < _WIDE for v in values)):
         return f"{name} is {values[:8]}; each must be from 1 to 2^31 - 1"
     if name in _AXES and not all(-MAX_RANK <= v <= MAX_RANK for v in values):
